@@ -1,0 +1,74 @@
+//! Questions to a worker, and their answers. A worker takes them in one ordered queue together with commit notices, so a question asked
+//! after a commit was announced sees it. Between http (asks) and worker (answers); neither knows the other.
+
+use std::collections::BTreeMap;
+
+use statehouse_dataflows::{
+    query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
+    vocabulary::{Name, Offset, Partition},
+};
+use tokio::sync::oneshot;
+
+/// One question, and where its answer goes. A dropped reply is no error: whoever asked has left.
+#[derive(Debug)]
+pub struct Question {
+    /// What is asked.
+    pub ask: Ask,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// One object.
+    Object(Partition, Name),
+    /// An object's reports, by agent.
+    Reports(Partition, Name),
+    /// Why an object is what it is.
+    Explain(Partition, Name),
+    /// This worker's objects, ordered by name and partition.
+    List(ListQuery),
+    /// This worker's objects by state.
+    Summary,
+}
+
+/// The answer to each [`Ask`], as of L.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// None: not known.
+    Object(Option<ObjectView>),
+    /// None: the object is not known.
+    Reports(Option<Vec<ReportView>>),
+    /// None: not known.
+    Explain(Option<Box<Explanation>>),
+    /// At most `limit` objects.
+    List(Vec<ObjectView>),
+    /// Counts by state.
+    Summary(Summary),
+}
+
+/// Where the house stands, published by the flow for everyone to watch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// By owned partition: how far it is.
+    pub partitions: BTreeMap<Partition, PartitionStanding>,
+    /// Since when commits fail or are being recovered from; answers are at L and stale. None: all is well.
+    pub stale_since_ms: Option<i64>,
+    /// What is wrong, in a sentence, while stale.
+    pub trouble: Option<String>,
+    /// Whether the house is shutting down.
+    pub stopping: bool,
+}
+
+/// How far one owned partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionStanding {
+    /// Its state is being restored: it can't be asked.
+    Restoring,
+    /// Its records before this offset are applied and committed.
+    Live {
+        /// The first offset not applied and committed.
+        next_offset: Offset,
+    },
+}
