@@ -7,6 +7,7 @@
 
 pub mod kafka;
 pub mod local;
+pub mod partitioner;
 
 use std::{
     fmt,
