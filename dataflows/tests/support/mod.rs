@@ -1,0 +1,141 @@
+//! What the tests of the dataflow share: events that own their names, and a small pump that numbers them as the real one does.
+#![allow(dead_code)] // each test uses its part
+
+use std::collections::BTreeMap;
+
+use statehouse_dataflows::{
+    reference::Reference,
+    vocabulary::{Change, Event, Millis, Offset, Partition, Run, Seq, TICK_MS},
+};
+
+/// The clock of every partition before its first event.
+const CLOCK_START_MS: Millis = -TICK_MS;
+
+/// An [`Event`] that owns its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    Report { agent: String, state: String, ts_ms: Millis, ttl_ms: Option<Millis> },
+    Withdraw { agent: String, ts_ms: Millis },
+    Override { state: String, for_ms: Option<Millis> },
+    Lift,
+    Purge,
+}
+
+impl Told {
+    pub fn event(&self) -> Event<'_> {
+        match self {
+            Self::Report { agent, state, ts_ms, ttl_ms } => Event::Report { agent, state, ts_ms: *ts_ms, ttl_ms: *ttl_ms },
+            Self::Withdraw { agent, ts_ms } => Event::Withdraw { agent, ts_ms: *ts_ms },
+            Self::Override { state, for_ms } => Event::Override { state, for_ms: *for_ms },
+            Self::Lift => Event::Lift,
+            Self::Purge => Event::Purge,
+        }
+    }
+}
+
+/// What happens next in a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Record(Partition, String, Told),
+    /// So many multiples of the clock are reached.
+    Ticks(Partition, u64),
+}
+
+/// A run and its records, object and event; a run of ticks has none.
+#[derive(Clone, Debug)]
+pub struct Fed {
+    pub run: Run,
+    pub records: Vec<(String, Told)>,
+}
+
+/// Numbers steps: seq over all partitions; event, clock and offset in each.
+#[derive(Clone, Debug)]
+pub struct Pump {
+    pub next: Seq,
+    places: BTreeMap<Partition, Place>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    event: u64,
+    clock_ms: Millis,
+    offset: Offset,
+}
+
+impl Pump {
+    pub fn new(next: Seq) -> Self {
+        Self { next, places: BTreeMap::new() }
+    }
+
+    /// The steps as runs; neighbours of one kind and partition share a run. A partition's first event is a tick.
+    pub fn feed(&mut self, steps: &[Step]) -> Vec<Fed> {
+        let mut fed = Vec::new();
+        for step in steps {
+            match step {
+                Step::Ticks(partition, count) => fed.extend(self.ticks(*partition, *count)),
+                Step::Record(partition, object, told) => {
+                    if !self.places.contains_key(partition) {
+                        fed.extend(self.ticks(*partition, 1));
+                    }
+                    self.record(&mut fed, *partition, (object.clone(), told.clone()));
+                }
+            }
+        }
+        fed
+    }
+
+    /// A partition's clock.
+    pub fn clock_ms(&self, partition: Partition) -> Millis {
+        self.places.get(&partition).map_or(CLOCK_START_MS, |place| place.clock_ms)
+    }
+
+    /// A process starts anew: it knows places, no seqs.
+    pub fn restart(&mut self, next: Seq) {
+        self.next = next;
+    }
+
+    fn ticks(&mut self, partition: Partition, count: u64) -> Option<Fed> {
+        let place = self.places.entry(partition).or_insert(Place { event: 1, clock_ms: CLOCK_START_MS, offset: 0 });
+        let (event, clock_ms) = (place.event, place.clock_ms + TICK_MS);
+        place.event += count;
+        place.clock_ms += count as Millis * TICK_MS;
+        let run = Run { first: self.next, count, partition, event, clock_ms, offset: None };
+        self.next += count;
+        (count > 0).then_some(Fed { run, records: Vec::new() })
+    }
+
+    fn record(&mut self, fed: &mut Vec<Fed>, partition: Partition, record: (String, Told)) {
+        let place = self.places.get_mut(&partition).expect("a partition's first event is a tick");
+        let Place { event, clock_ms, offset } = *place;
+        (place.event, place.offset, self.next) = (event + 1, offset + 1, self.next + 1);
+        match fed.last_mut() {
+            Some(Fed { run, records }) if run.partition == partition && run.offset.is_some() => {
+                run.count += 1;
+                records.push(record);
+            }
+            _ => {
+                let run = Run { first: self.next - 1, count: 1, partition, event, clock_ms, offset: Some(offset) };
+                fed.push(Fed { run, records: vec![record] });
+            }
+        }
+    }
+}
+
+/// Feeds the reference; its changes carry the seqs of the runs.
+pub fn tell(reference: &mut Reference, fed: &[Fed]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for Fed { run, records } in fed {
+        for seq in run.first..run.end() {
+            let moment = run.at(seq);
+            let caused = match run.offset {
+                None => reference.tick(run.partition, moment.event, moment.clock_ms),
+                Some(_) => {
+                    let (object, told) = &records[(seq - run.first) as usize];
+                    reference.apply(moment, seq, object, told.event())
+                }
+            };
+            changes.extend(caused.into_iter().map(|change| Change { seq, ..change }));
+        }
+    }
+    changes
+}
