@@ -209,7 +209,7 @@ impl RuleSet {
         (if self.order == Order::Timestamp { report.ts_ms } else { 0 }, report.offset)
     }
 
-    fn newest<'a>(&self, reports: impl Iterator<Item = &'a Report>) -> Option<Name> {
+    fn newest(&self, reports: &mut dyn Iterator<Item = &Report>) -> Option<Name> {
         reports.max_by_key(|report| self.recency(report)).map(|report| report.state.clone())
     }
 
@@ -220,7 +220,7 @@ impl RuleSet {
     fn tally(&self, reports: &Reports) -> Votes {
         let mut weights: BTreeMap<Name, i64> = BTreeMap::new();
         if matches!(self.rule, Rule::Latest) {
-            weights.extend(self.newest(reports.values()).map(|state| (state, 1)));
+            weights.extend(self.newest(&mut reports.values()).map(|state| (state, 1)));
         } else {
             for (agent, report) in reports {
                 *weights.entry(report.state.clone()).or_default() += self.weight(agent);
@@ -241,7 +241,9 @@ impl RuleSet {
             OnNone::Latest => {
                 let heaviest = |state| tally.weights.iter().any(|(name, weight)| name == state && *weight == tally.weights[0].1);
                 let counts = |agent| matches!(self.rule, Rule::Latest) || self.weight(agent) > 0;
-                self.newest(reports.iter().filter(|(agent, report)| counts(agent) && heaviest(&report.state)).map(|(_, report)| report))
+                self.newest(
+                    &mut reports.iter().filter(|(agent, report)| counts(agent) && heaviest(&report.state)).map(|(_, report)| report),
+                )
             }
         })
     }
@@ -254,7 +256,7 @@ impl RuleSet {
         };
         let claimed = |state: &str| tally.weights.iter().any(|(name, _)| &**name == state);
         match &self.rule {
-            Rule::Latest => self.newest(reports.values()),
+            Rule::Latest => self.newest(&mut reports.values()),
             Rule::Majority => heaviest(tally, |weight| 2 * weight > total),
             Rule::Plurality => heaviest(tally, |_| true),
             Rule::Quorum(Quorum::Count(k)) => heaviest(tally, |weight| weight >= i64::from(*k)),

@@ -1,5 +1,5 @@
 //! What the tests of the dataflow share: events that own their names, and a small pump that numbers them as the real one does.
-#![allow(dead_code)] // each test uses its part
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ const CLOCK_START_MS: Millis = -TICK_MS;
 
 /// An [`Event`] that owns its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub(crate) enum Told {
     Report { agent: String, state: String, ts_ms: Millis, ttl_ms: Option<Millis> },
     Withdraw { agent: String, ts_ms: Millis },
     Override { state: String, for_ms: Option<Millis> },
@@ -22,7 +22,7 @@ pub enum Told {
 }
 
 impl Told {
-    pub fn event(&self) -> Event<'_> {
+    pub(crate) fn event(&self) -> Event<'_> {
         match self {
             Self::Report { agent, state, ts_ms, ttl_ms } => Event::Report { agent, state, ts_ms: *ts_ms, ttl_ms: *ttl_ms },
             Self::Withdraw { agent, ts_ms } => Event::Withdraw { agent, ts_ms: *ts_ms },
@@ -35,7 +35,7 @@ impl Told {
 
 /// What happens next in a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     Record(Partition, String, Told),
     /// So many multiples of the clock are reached.
     Ticks(Partition, u64),
@@ -43,15 +43,15 @@ pub enum Step {
 
 /// A run and its records, object and event; a run of ticks has none.
 #[derive(Clone, Debug)]
-pub struct Fed {
-    pub run: Run,
-    pub records: Vec<(String, Told)>,
+pub(crate) struct Fed {
+    pub(crate) run: Run,
+    pub(crate) records: Vec<(String, Told)>,
 }
 
 /// Numbers steps: seq over all partitions; event, clock and offset in each.
 #[derive(Clone, Debug)]
-pub struct Pump {
-    pub next: Seq,
+pub(crate) struct Pump {
+    pub(crate) next: Seq,
     places: BTreeMap<Partition, Place>,
 }
 
@@ -63,12 +63,12 @@ struct Place {
 }
 
 impl Pump {
-    pub fn new(next: Seq) -> Self {
+    pub(crate) fn new(next: Seq) -> Self {
         Self { next, places: BTreeMap::new() }
     }
 
     /// The steps as runs; neighbours of one kind and partition share a run. A partition's first event is a tick.
-    pub fn feed(&mut self, steps: &[Step]) -> Vec<Fed> {
+    pub(crate) fn feed(&mut self, steps: &[Step]) -> Vec<Fed> {
         let mut fed = Vec::new();
         for step in steps {
             match step {
@@ -85,12 +85,12 @@ impl Pump {
     }
 
     /// A partition's clock.
-    pub fn clock_ms(&self, partition: Partition) -> Millis {
+    pub(crate) fn clock_ms(&self, partition: Partition) -> Millis {
         self.places.get(&partition).map_or(CLOCK_START_MS, |place| place.clock_ms)
     }
 
     /// A process starts anew: it knows places, no seqs.
-    pub fn restart(&mut self, next: Seq) {
+    pub(crate) fn restart(&mut self, next: Seq) {
         self.next = next;
     }
 
@@ -122,7 +122,7 @@ impl Pump {
 }
 
 /// Feeds the reference; its changes carry the seqs of the runs.
-pub fn tell(reference: &mut Reference, fed: &[Fed]) -> Vec<Change> {
+pub(crate) fn tell(reference: &mut Reference, fed: &[Fed]) -> Vec<Change> {
     let mut changes = Vec::new();
     for Fed { run, records } in fed {
         for seq in run.first..run.end() {
