@@ -1,0 +1,281 @@
+//! The database's life: opened and checked, written by the commit thread, read by restores and readers, reopened after a failure.
+//!
+//! After a failed transaction the database is closed at once, so that nobody reads what may not be there any more, until
+//! [`Store::recover`] opened it anew. Reading never waits for writing.
+
+use std::{
+    io,
+    ops::{Bound, ControlFlow},
+    sync::{Mutex, MutexGuard},
+    thread,
+    time::Duration,
+};
+
+use redb::{BackendError, CommitError, Database, DatabaseError, Error, ReadTransaction, ReadableDatabase, StorageBackend};
+use statehouse_dataflows::vocabulary::{Offset, Partition};
+
+use super::tables::{CHUNKS, ENDS, HOUSE, PROGRESS, Place, Tables, found};
+use crate::{
+    config::LocalConfig,
+    log::{LogError, Progress, TransactError, Transaction},
+};
+
+/// The version of the tables' layout.
+const FORMAT: &str = "1";
+/// redb would take up to 1 GiB. An epoch writes its pages once and a restore reads them once, so more than this would gain nothing.
+const CACHE_BYTES: usize = 32 << 20;
+/// How long to wait before the next attempt to open the database.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+/// How much is written anew at a time after a failure.
+const REWRITE_BYTES: usize = 1 << 20;
+
+/// Opens the database; after a failure (`true`) everything is written anew first.
+type Opener = Box<dyn Fn(bool) -> Result<Database, DatabaseError> + Send + Sync>;
+
+pub(super) struct Store {
+    opener: Opener,
+    /// None from a failed transaction until the recovery. Locked only for moments: a redb transaction outlives the lock.
+    database: Mutex<Option<Database>>,
+    /// Held while a transaction is being committed.
+    committing: Mutex<()>,
+    /// `local.path = "..."`, for errors.
+    place: String,
+    /// What the database must say it is: name, value, and the setting that differs otherwise.
+    marks: [(&'static str, String); 3],
+    keep_records: u64,
+}
+
+impl Store {
+    pub(super) fn open<B: StorageBackend>(
+        backends: impl Fn() -> io::Result<B> + Send + Sync + 'static,
+        config: &LocalConfig,
+        house: &str,
+    ) -> Result<Self, LogError> {
+        let store = Self {
+            opener: Box::new(move |anew| open_database(backends()?, anew)),
+            database: Mutex::new(None),
+            committing: Mutex::new(()),
+            place: format!("local.path = {:?}", config.path),
+            marks: [("format", FORMAT.into()), ("house", house.into()), ("partitions", config.partitions.to_string())],
+            keep_records: config.keep_records,
+        };
+        *store.database() = Some(store.open_checked(false)?);
+        Ok(store)
+    }
+
+    /// Commits the epoch, durably. Returns the checkpoint offset of each partition's first chunk.
+    pub(super) fn commit(&self, transaction: &Transaction) -> Result<Vec<Place>, TransactError> {
+        let _committing = self.committing.lock().expect(UNBROKEN);
+        let committed = self.try_commit(transaction);
+        if committed.is_err() {
+            *self.database() = None;
+        }
+        committed
+    }
+
+    fn try_commit(&self, transaction: &Transaction) -> Result<Vec<Place>, TransactError> {
+        let failed = |error: Error| TransactError::Failed(error.to_string());
+        let writing = match &*self.database() {
+            Some(database) => database.begin_write().map_err(|error| failed(error.into()))?,
+            None => return Err(TransactError::Failed(CLOSED.into())),
+        };
+        let firsts = Tables::open(&writing).and_then(|mut tables| tables.write(transaction, self.keep_records)).map_err(failed)?;
+        match writing.commit() {
+            Ok(()) => Ok(firsts),
+            Err(CommitError::Storage(error)) => Err(TransactError::Maybe(error.to_string())),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Opens the database anew, until that works, can't ever work, or `keep_trying` says no.
+    pub(super) fn recover(&self, keep_trying: &dyn Fn() -> bool) -> Result<(), LogError> {
+        loop {
+            *self.database() = None;
+            match self.open_checked(true) {
+                Ok(database) => {
+                    *self.database() = Some(database);
+                    return Ok(());
+                }
+                Err(LogError::Unavailable(_)) if keep_trying() => thread::sleep(RETRY_WAIT),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The partition's committed offset and progress.
+    pub(super) fn progress(&self, partition: Partition) -> Result<Option<(Offset, Progress)>, LogError> {
+        // What is being committed could change it.
+        let _committing = self.committing.lock().expect(UNBROKEN);
+        let (progress, chunks) = self.reading(|reading| {
+            let progress = reading.open_table(PROGRESS)?.get(partition)?.map(|row| row.value());
+            let ends = reading.open_table(ENDS)?.get(partition)?.map(|row| row.value());
+            Ok((progress, ends.unwrap_or_default().0))
+        })?;
+        if progress.is_none() && chunks > 0 {
+            return Err(LogError::Corrupt(format!(
+                "{}: partition {partition} has {chunks} checkpoint records, but no progress: the log is damaged and can't be restored from",
+                self.place
+            )));
+        }
+        Ok(progress.map(|(offset, n, digest, start)| (offset, Progress { n, digest, start })))
+    }
+
+    /// Hands the partition's chunks from `from` on to `each`, as of now.
+    pub(super) fn read(
+        &self,
+        partition: Partition,
+        from: Offset,
+        each: &mut dyn FnMut(Offset, &[u8]) -> ControlFlow<()>,
+    ) -> Result<bool, LogError> {
+        let (next, end, broken) = self.reading(|reading| {
+            let end = reading.open_table(ENDS)?.get(partition)?.map(|row| row.value()).unwrap_or_default().0;
+            let mut next = from;
+            for row in reading.open_table(CHUNKS)?.range((partition, from)..(partition, end))? {
+                let (place, chunk) = row?;
+                if place.value().1 != next {
+                    break;
+                }
+                next += 1;
+                if each(place.value().1, chunk.value()).is_break() {
+                    return Ok((next, end, true));
+                }
+            }
+            Ok((next, end, false))
+        })?;
+        if broken || next == end {
+            return Ok(broken);
+        }
+        Err(LogError::Corrupt(format!(
+            "{}: checkpoint record {next} of partition {partition} is asked for, but not there (the end is {end})",
+            self.place
+        )))
+    }
+
+    /// Reads from the database as it is committed now.
+    pub(super) fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, Error>) -> Result<T, LogError> {
+        let begun = match &*self.database() {
+            Some(database) => database.begin_read(),
+            None => return Err(LogError::Unavailable(format!("{}: {CLOSED}", self.place))),
+        };
+        begun.map_err(Error::from).and_then(|reading| read(&reading)).map_err(|error| self.explain(error))
+    }
+
+    fn database(&self) -> MutexGuard<'_, Option<Database>> {
+        self.database.lock().expect(UNBROKEN)
+    }
+
+    fn open_checked(&self, anew: bool) -> Result<Database, LogError> {
+        let database = (self.opener)(anew).map_err(|error| self.explain(error.into()))?;
+        self.check_marks(&database)?;
+        Ok(database)
+    }
+
+    /// Founds a new database, and refuses another house's.
+    fn check_marks(&self, database: &Database) -> Result<(), LogError> {
+        if is_new(database).map_err(|error| self.explain(error))? {
+            return self.found(database).map_err(|error| self.explain(error));
+        }
+        for (name, value) in &self.marks {
+            let found = read_mark(database, name).map_err(|error| self.explain(error))?;
+            if &found != value {
+                return Err(LogError::Setting(self.foreign(name, &found, value)));
+            }
+        }
+        Ok(())
+    }
+
+    fn found(&self, database: &Database) -> Result<(), Error> {
+        let writing = database.begin_write()?;
+        found(&writing, &self.marks)?;
+        Ok(writing.commit()?)
+    }
+
+    fn foreign(&self, name: &str, found: &str, expected: &str) -> String {
+        let place = &self.place;
+        match name {
+            "house" => format!("{place} holds the log of house = {found:?}, not of {expected:?}: set that house, or another local.path"),
+            "partitions" => format!(
+                "local.partitions = {expected}, but {place} was begun with {found}, which can't change: set local.partitions = {found}, or \
+                 another local.path to begin anew"
+            ),
+            _ => format!("{place} holds a log of format {found:?}; this program reads format {expected:?}: use the program that made it"),
+        }
+    }
+
+    /// What a failure means to whoever asked.
+    fn explain(&self, error: Error) -> LogError {
+        let place = &self.place;
+        match error {
+            Error::DatabaseAlreadyOpen | Error::LockProtocolMismatch => {
+                LogError::Setting(format!("{place} is in use by another process: stop that one, or give each its own local.path"))
+            }
+            Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                LogError::Corrupt(format!("{place} holds a file that is not a log of this program: {error}"))
+            }
+            Error::Io(error) if is_lasting(error.kind()) => {
+                LogError::Setting(format!("{place} can't be used: {error}: choose a directory that this user may write to"))
+            }
+            error @ (Error::Io(_) | Error::Backend(_) | Error::PreviousIo | Error::DatabaseClosed | Error::LockPoisoned(_)) => {
+                LogError::Unavailable(format!("{place}: {error}"))
+            }
+            error => LogError::Corrupt(format!("{place}: {error}")),
+        }
+    }
+}
+
+const UNBROKEN: &str = "nobody panics with this lock";
+const CLOSED: &str = "a transaction failed, and the log is not recovered yet";
+
+/// Waiting won't help.
+fn is_lasting(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    matches!(kind, AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
+}
+
+fn open_database(backend: impl StorageBackend, anew: bool) -> Result<Database, DatabaseError> {
+    if anew {
+        rewrite_locked(&backend)?;
+    }
+    Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)
+}
+
+fn is_new(database: &Database) -> Result<bool, Error> {
+    let reading = database.begin_read()?;
+    Ok(!reading.list_tables()?.any(|table| redb::TableHandle::name(&table) == redb::TableHandle::name(&HOUSE)))
+}
+
+fn read_mark(database: &Database, name: &str) -> Result<String, Error> {
+    let reading = database.begin_read()?;
+    let mark = reading.open_table(HOUSE)?.get(name)?;
+    Ok(mark.map(|value| value.value().to_owned()).unwrap_or_default())
+}
+
+/// Writes the file over itself and syncs it. After a failed sync the operating system may hold bytes that it shows to us but will not
+/// write to the disk any more; a later sync would be a lie. Written anew, they are part of the next sync.
+fn rewrite_locked(backend: &impl StorageBackend) -> Result<(), DatabaseError> {
+    let whole = (Bound::Unbounded, Bound::Unbounded);
+    let locked = match backend.try_lock_range(whole.0, whole.1) {
+        Ok(true) => true,
+        Ok(false) => return Err(DatabaseError::DatabaseAlreadyOpen),
+        Err(BackendError::Unsupported) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let rewritten = rewrite(backend);
+    if locked {
+        backend.unlock_range(whole.0, whole.1)?;
+    }
+    Ok(rewritten?)
+}
+
+fn rewrite(backend: &impl StorageBackend) -> io::Result<()> {
+    let bytes = backend.len()?;
+    let mut block = vec![0; REWRITE_BYTES];
+    let mut at = 0;
+    while at < bytes {
+        let block = &mut block[..REWRITE_BYTES.min(usize::try_from(bytes - at).unwrap_or(REWRITE_BYTES))];
+        backend.read(at, block)?;
+        backend.write(at, block)?;
+        at += block.len() as u64;
+    }
+    backend.sync_data()
+}
