@@ -18,17 +18,17 @@ pub(super) type ChangeRow = (&'static str, Option<&'static [u8]>, Vec<(&'static 
 pub(super) type RejectRow = (i64, i64, Option<&'static [u8]>, Option<&'static [u8]>, &'static str, &'static str);
 
 /// Whose database it is.
-pub(super) const HOUSE: TableDefinition<&str, &str> = TableDefinition::new("house");
+pub(super) const HOUSE: TableDefinition<'_, &str, &str> = TableDefinition::new("house");
 /// How far each partition is committed.
-pub(super) const PROGRESS: TableDefinition<Partition, ProgressRow> = TableDefinition::new("progress");
+pub(super) const PROGRESS: TableDefinition<'_, Partition, ProgressRow> = TableDefinition::new("progress");
 /// The next offset of each partition's chunks, changes and rejects. Kept apart, as the records themselves are cut.
-pub(super) const ENDS: TableDefinition<Partition, (Offset, Offset, Offset)> = TableDefinition::new("ends");
+pub(super) const ENDS: TableDefinition<'_, Partition, (Offset, Offset, Offset)> = TableDefinition::new("ends");
 /// The checkpoint.
-pub(super) const CHUNKS: TableDefinition<Place, &[u8]> = TableDefinition::new("chunks");
+pub(super) const CHUNKS: TableDefinition<'_, Place, &[u8]> = TableDefinition::new("chunks");
 /// The sink.
-pub(super) const CHANGES: TableDefinition<Place, ChangeRow> = TableDefinition::new("changes");
+pub(super) const CHANGES: TableDefinition<'_, Place, ChangeRow> = TableDefinition::new("changes");
 /// The rejects.
-pub(super) const REJECTS: TableDefinition<Place, RejectRow> = TableDefinition::new("rejects");
+pub(super) const REJECTS: TableDefinition<'_, Place, RejectRow> = TableDefinition::new("rejects");
 
 /// Every table, open for writing.
 pub(super) struct Tables<'t> {
