@@ -1,0 +1,410 @@
+//! What the house counts, for Prometheus: every metric's name, unit and help in one place.
+//!
+//! Beside the flow: every stage gets the same `Arc<Metrics>` and calls one method for each thing that happened; counting is atomic and
+//! never waits, so any thread may. `GET /metrics` reads it. Labels have few values: partitions, causes, reasons, routes, and the
+//! [`STATES_MAX`] most common states; never objects or agents.
+
+mod process;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::Registry,
+};
+use statehouse_dataflows::{
+    query::Summary,
+    vocabulary::{Cause, Name, Partition},
+};
+
+use crate::log::TransactError;
+
+/// How many states `statehouse_objects` tells apart; the rest is summed up as [`OTHER_STATES`]. States come from agents, so without a
+/// bound a mistaken agent could make any number of time series.
+pub const STATES_MAX: usize = 100;
+/// The state label of the objects beyond [`STATES_MAX`].
+pub const OTHER_STATES: &str = "(other)";
+/// The state label of known objects without a published state.
+pub const NO_STATE: &str = "";
+
+/// All metrics of one house.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Held while a scrape fills in and reads what is only known when asked.
+    scrape: Mutex<()>,
+    source_records: Family<PartitionLabel, Counter>,
+    source_lag: Family<PartitionLabel, Gauge>,
+    rejects: Family<ReasonLabel, Counter>,
+    late: Counter,
+    unchanged: Counter,
+    objects: Family<StateLabel, Gauge>,
+    changes: Family<CauseLabel, Counter>,
+    epochs: Counter,
+    transactions: Family<OutcomeLabel, Counter>,
+    transaction_duration: Histogram,
+    checkpoint_bytes: Counter,
+    checkpoint_rows: Counter,
+    restores: Counter,
+    restore_records: Counter,
+    restore_duration: Histogram,
+    restore_remaining: Gauge,
+    stale: Gauge,
+    stale_seconds: Gauge<f64, AtomicU64>,
+    http_requests: Family<RequestLabels, Counter>,
+    http_duration: Family<RouteLabel, Histogram>,
+    http_connections: Gauge,
+    http_refused: Counter,
+}
+
+/// What one committed epoch brought. Counted when it is committed, so that the numbers agree with what the sink shows.
+#[derive(Clone, Debug, Default)]
+pub struct EpochCounts {
+    /// Source records by partition, rejects included.
+    pub records: Vec<(Partition, u64)>,
+    /// Sink records by cause.
+    pub changes: Vec<(Cause, u64)>,
+    /// Rejects by reason.
+    pub rejects: Vec<(&'static str, u64)>,
+    /// Reports ignored because a later one of their agent was there.
+    pub late: u64,
+    /// Reports that claimed what their agent claimed already.
+    pub unchanged: u64,
+    /// Checkpoint rows written.
+    pub checkpoint_rows: u64,
+    /// Bytes of checkpoint records written.
+    pub checkpoint_bytes: u64,
+    /// How long its transaction took; none if it was empty and needed none.
+    pub transaction: Option<Duration>,
+}
+
+/// How stale answers are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Staleness {
+    /// For how long commits have failed or been recovered from; none: all is well.
+    pub age_ms: Option<i64>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PartitionLabel {
+    partition: Partition,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RouteLabel {
+    route: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    code: u16,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            scrape: Mutex::new(()),
+            source_records: Family::default(),
+            source_lag: Family::default(),
+            rejects: Family::default(),
+            late: Counter::default(),
+            unchanged: Counter::default(),
+            objects: Family::default(),
+            changes: Family::default(),
+            epochs: Counter::default(),
+            transactions: Family::default(),
+            transaction_duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)), // 1 ms to 16 s
+            checkpoint_bytes: Counter::default(),
+            checkpoint_rows: Counter::default(),
+            restores: Counter::default(),
+            restore_records: Counter::default(),
+            restore_duration: Histogram::new(exponential_buckets(0.01, 2.0, 15)), // 10 ms to 160 s
+            restore_remaining: Gauge::default(),
+            stale: Gauge::default(),
+            stale_seconds: Gauge::default(),
+            http_requests: Family::default(),
+            http_duration: Family::new_with_constructor(request_histogram),
+            http_connections: Gauge::default(),
+            http_refused: Counter::default(),
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(process::Process));
+        let house = registry.sub_registry_with_prefix("statehouse");
+        metrics.register_flow(house);
+        metrics.register_checkpoint(house);
+        metrics.register_http(house);
+        metrics.registry = registry;
+        metrics
+    }
+}
+
+/// Half a millisecond to 8 s.
+fn request_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.0005, 2.0, 15))
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Counts an epoch that was committed, with or without a transaction.
+    pub fn epoch_committed(&self, epoch: &EpochCounts) {
+        self.epochs.inc();
+        for &(partition, count) in &epoch.records {
+            self.source_records.get_or_create(&PartitionLabel { partition }).inc_by(count);
+        }
+        for &(cause, count) in &epoch.changes {
+            self.changes.get_or_create(&CauseLabel { cause: cause.as_str() }).inc_by(count);
+        }
+        for &(reason, count) in &epoch.rejects {
+            self.rejects.get_or_create(&ReasonLabel { reason }).inc_by(count);
+        }
+        self.late.inc_by(epoch.late);
+        self.unchanged.inc_by(epoch.unchanged);
+        self.checkpoint_rows.inc_by(epoch.checkpoint_rows);
+        self.checkpoint_bytes.inc_by(epoch.checkpoint_bytes);
+        if let Some(duration) = epoch.transaction {
+            self.transactions.get_or_create(&OutcomeLabel { outcome: "committed" }).inc();
+            self.transaction_duration.observe(duration.as_secs_f64());
+        }
+    }
+
+    /// Counts a transaction that is not known to be committed.
+    pub fn transaction_failed(&self, error: &TransactError) {
+        let outcome = match error {
+            TransactError::Failed(_) => "failed",
+            TransactError::Maybe(_) => "unknown",
+        };
+        self.transactions.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Notes by how many records a partition is behind its end.
+    pub fn lag(&self, partition: Partition, records: i64) {
+        self.source_lag.get_or_create(&PartitionLabel { partition }).set(records);
+    }
+
+    /// Stops showing the lag of a partition that is no longer ours.
+    pub fn partition_released(&self, partition: Partition) {
+        self.source_lag.remove(&PartitionLabel { partition });
+    }
+
+    /// Counts checkpoint records read by a restore, and notes how many are still to be read over all partitions.
+    pub fn restore_progress(&self, records: u64, remaining: i64) {
+        self.restore_records.inc_by(records);
+        self.restore_remaining.set(remaining);
+    }
+
+    /// Counts a partition whose restore is complete.
+    pub fn partition_restored(&self, duration: Duration) {
+        self.restores.inc();
+        self.restore_duration.observe(duration.as_secs_f64());
+    }
+
+    /// Counts an answered HTTP request. `route` is the route's pattern, never its path.
+    pub fn http_request(&self, route: &str, code: u16, duration: Duration) {
+        self.http_requests.get_or_create(&RequestLabels { route: route.to_owned(), code }).inc();
+        self.http_duration.get_or_create(&RouteLabel { route: route.to_owned() }).observe(duration.as_secs_f64());
+    }
+
+    /// Counts an HTTP connection as open for as long as the guard lives.
+    #[must_use]
+    pub fn http_connection(self: &Arc<Self>) -> OpenConnection {
+        self.http_connections.inc();
+        OpenConnection(Arc::clone(self))
+    }
+
+    /// Counts an HTTP connection that was refused because too many are open.
+    pub fn http_refused(&self) {
+        self.http_refused.inc();
+    }
+
+    /// All metrics in the OpenMetrics text format. `objects` is absent where it can't be asked now: then the objects are left out.
+    #[must_use]
+    pub fn scrape(&self, objects: Option<&Summary>, staleness: Staleness) -> String {
+        let _scraping = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.objects.clear();
+        for (state, count) in by_state(objects.map_or(&[], Vec::as_slice)) {
+            self.objects.get_or_create(&StateLabel { state }).set(count);
+        }
+        self.stale.set(i64::from(staleness.age_ms.is_some()));
+        self.stale_seconds.set(staleness.age_ms.unwrap_or(0) as f64 / 1000.0);
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("writing to a String does not fail");
+        out
+    }
+
+    fn register_flow(&self, to: &mut Registry) {
+        to.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        to.register("source_records", "Source records in committed epochs, rejects included", self.source_records.clone());
+        to.register("source_lag_records", "Records between what is read and the partition's end", self.source_lag.clone());
+        to.register("rejects", "Source records that could not be used", self.rejects.clone());
+        to.register("late_reports", "Reports ignored because a later one of their agent was there", self.late.clone());
+        to.register("unchanged_reports", "Reports that claimed what their agent claimed already", self.unchanged.clone());
+        to.register("objects", "Known objects by published state; the empty state is none", self.objects.clone());
+        to.register("changes", "Sink records in committed epochs", self.changes.clone());
+        to.register("epochs", "Committed epochs, those without a transaction included", self.epochs.clone());
+        to.register("transactions", "Transactions: committed, failed, or of unknown outcome", self.transactions.clone());
+        let duration = self.transaction_duration.clone();
+        to.register("transaction_duration_seconds", "From the first record of a transaction to its commit", duration);
+        to.register("stale", "1 while commits fail or are being recovered from, and answers are stale", self.stale.clone());
+        to.register("stale_seconds", "For how long answers have been stale", self.stale_seconds.clone());
+    }
+
+    fn register_checkpoint(&self, to: &mut Registry) {
+        to.register("checkpoint_bytes", "Bytes of checkpoint records in committed epochs", self.checkpoint_bytes.clone());
+        to.register("checkpoint_rows", "Checkpoint rows in committed epochs", self.checkpoint_rows.clone());
+        to.register("restores", "Partitions restored", self.restores.clone());
+        to.register("restore_records", "Checkpoint records read by restores", self.restore_records.clone());
+        to.register("restore_duration_seconds", "From a partition's assignment to its being live", self.restore_duration.clone());
+        to.register(
+            "restore_remaining_records",
+            "Checkpoint records that running restores have yet to read",
+            self.restore_remaining.clone(),
+        );
+    }
+
+    fn register_http(&self, to: &mut Registry) {
+        to.register("http_requests", "Answered requests", self.http_requests.clone());
+        to.register("http_request_duration_seconds", "From a request's head to its answer's", self.http_duration.clone());
+        to.register("http_connections", "Open connections", self.http_connections.clone());
+        to.register("http_connections_refused", "Connections refused because too many were open", self.http_refused.clone());
+    }
+}
+
+/// The label values and counts of `statehouse_objects`.
+fn by_state(objects: &[(Option<Name>, i64)]) -> Vec<(String, i64)> {
+    let mut counts: Vec<_> = objects.iter().map(|(state, count)| (state.as_deref().unwrap_or(NO_STATE).to_owned(), *count)).collect();
+    counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    let rest: i64 = counts.drain(STATES_MAX.min(counts.len())..).map(|(_, count)| count).sum();
+    if rest > 0 {
+        counts.push((OTHER_STATES.to_owned(), rest));
+    }
+    counts
+}
+
+/// An open HTTP connection, counted until dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<Metrics>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.http_connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_shows_under_its_name() {
+        let metrics = Metrics::new();
+        metrics.epoch_committed(&EpochCounts {
+            records: vec![(0, 5), (3, 2)],
+            changes: vec![(Cause::Vote, 4)],
+            rejects: vec![("not_json", 1)],
+            late: 1,
+            unchanged: 2,
+            checkpoint_rows: 6,
+            checkpoint_bytes: 77,
+            transaction: Some(Duration::from_millis(8)),
+        });
+        metrics.epoch_committed(&EpochCounts::default());
+        metrics.transaction_failed(&TransactError::Maybe("timed out".into()));
+        metrics.lag(3, 12);
+        metrics.lag(4, 1);
+        metrics.partition_released(4);
+        metrics.restore_progress(10, 90);
+        metrics.partition_restored(Duration::from_secs(1));
+        metrics.http_request("/v1/objects", 200, Duration::from_millis(1));
+        let open = metrics.http_connection();
+        let text = metrics.scrape(Some(&vec![(None, 2), (Some("up".into()), 9)]), Staleness { age_ms: Some(1500) });
+        for line in [
+            concat!("statehouse_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "statehouse_source_records_total{partition=\"3\"} 2",
+            "statehouse_source_lag_records{partition=\"3\"} 12",
+            "statehouse_rejects_total{reason=\"not_json\"} 1",
+            "statehouse_late_reports_total 1",
+            "statehouse_unchanged_reports_total 2",
+            "statehouse_objects{state=\"up\"} 9",
+            "statehouse_objects{state=\"\"} 2",
+            "statehouse_changes_total{cause=\"vote\"} 4",
+            "statehouse_epochs_total 2",
+            "statehouse_transactions_total{outcome=\"committed\"} 1",
+            "statehouse_transactions_total{outcome=\"unknown\"} 1",
+            "statehouse_transaction_duration_seconds_count 1",
+            "statehouse_checkpoint_bytes_total 77",
+            "statehouse_checkpoint_rows_total 6",
+            "statehouse_restores_total 1",
+            "statehouse_restore_records_total 10",
+            "statehouse_restore_remaining_records 90",
+            "statehouse_restore_duration_seconds_count 1",
+            "statehouse_stale 1",
+            "statehouse_stale_seconds 1.5",
+            "statehouse_http_requests_total{route=\"/v1/objects\",code=\"200\"} 1",
+            "statehouse_http_connections 1",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no line {line:?} in\n{text}");
+        }
+        assert!(!text.contains("partition=\"4\""), "a released partition still shows\n{text}");
+        drop(open);
+        let text = metrics.scrape(None, Staleness::default());
+        assert!(text.contains("statehouse_http_connections 0") && !text.contains("statehouse_objects{"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn states_beyond_the_bound_are_summed_up() {
+        let objects: Summary = (0..STATES_MAX as i64 + 5).map(|n| (Some(format!("s{n:03}").into()), 1000 - n)).collect();
+        let shown = by_state(&objects);
+        assert_eq!(shown.len(), STATES_MAX + 1);
+        let rest: i64 = (STATES_MAX as i64..STATES_MAX as i64 + 5).map(|n| 1000 - n).sum();
+        assert_eq!(shown.last(), Some(&(OTHER_STATES.to_owned(), rest)));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_process_shows() {
+        let text = Metrics::new().scrape(None, Staleness::default());
+        for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_threads"] {
+            let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+            let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+            assert!(value >= 0.0 && (name == "process_cpu_seconds_total" || value > 0.0), "{line}");
+        }
+    }
+}
