@@ -1,6 +1,23 @@
 //! The dataflow of Statehouse: reports in, changes out, with every intermediate verdict, whatever the batches.
+//!
+//! Pure: timely, differential-dataflow and small helpers only; no I/O, clock, threads or randomness that a result could depend on. What
+//! cannot touch the world cannot fail on it. [`engine::Engine`] is one worker's part of a house, [`reference`] the obviously correct fold
+//! that says what it must do; `tests/oracle.rs` holds the one against the other.
+//!
+//! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert, `tally` the
+//! difference type, `verdict` (with [`rule`]) decides, `publish` (with `due`) makes changes, [`query`] has the answers and [`digest`] what
+//! the checkpoint is checked by.
+
+pub mod digest;
+mod due;
+pub mod engine;
+mod names;
 pub mod plan;
+mod publish;
 pub mod query;
 pub mod reference;
+mod reports;
 pub mod rule;
+mod tally;
+mod verdict;
 pub mod vocabulary;

@@ -1,5 +1,7 @@
 //! Rules: from what agents claim of one object to a verdict. Plain functions of their arguments; the operators hold the plumbing.
 
+pub(crate) mod decide;
+
 use crate::vocabulary::{Millis, Offset};
 
 /// A rule of one's own over the tally. Must be a pure function: called at every change of the tally, on any worker, again after a restart.

@@ -1,0 +1,75 @@
+//! The digest of a partition's live rows: the wrapping sum of a hash per row, so that it does not depend on order and a change of one row
+//! costs two hashes. Part of the checkpoint format: stable across releases, machines and processes (XXH3, fixed layout below).
+//!
+//! | row | hashed words (little-endian u64), after the partition's and object's hash |
+//! |---|---|
+//! | report | 1, agent, state, ts, offset, due (`i64::MIN` for none) |
+//! | object | 2, state, behind, mask's state, mask's since, mask's until, since, cause, revision |
+//!
+//! Names enter as the XXH3 of their UTF-8; an absent name or time as fixed words no name or time has in practice.
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::vocabulary::{Millis, Name, Partition, Published, Report, Row, RowValue};
+
+const NO_NAME: u64 = 0;
+const NO_TIME: Millis = Millis::MIN;
+
+/// The hash of one row; 0 for a tombstone, which is no row.
+#[must_use]
+pub fn row_hash(row: &Row) -> u64 {
+    let object = object_hash(row.partition, &row.object);
+    match &row.value {
+        RowValue::Report(agent, Some(report)) => report_row_hash(object, xxh3_64(agent.as_bytes()), report),
+        RowValue::Object(Some(published)) => object_row_hash(object, published),
+        RowValue::Report(_, None) | RowValue::Object(None) => 0,
+    }
+}
+
+/// The hash that stands for a partition's object.
+pub(crate) fn object_hash(partition: Partition, object: &str) -> u64 {
+    xxh3_64_with_seed(object.as_bytes(), u64::from(partition.unsigned_abs()))
+}
+
+fn report_row_hash(object: u64, agent: u64, report: &Report) -> u64 {
+    let claim = ClaimWords { state: xxh3_64(report.state.as_bytes()), ts_ms: report.ts_ms, offset: report.offset, due_ms: report.due_ms };
+    claim_hash(object, agent, &claim)
+}
+
+/// A report's words, with names already hashed.
+pub(crate) struct ClaimWords {
+    pub(crate) state: u64,
+    pub(crate) ts_ms: Millis,
+    pub(crate) offset: i64,
+    pub(crate) due_ms: Option<Millis>,
+}
+
+/// The hash of a report's row from hashes of its names.
+pub(crate) fn claim_hash(object: u64, agent: u64, claim: &ClaimWords) -> u64 {
+    let due = claim.due_ms.unwrap_or(NO_TIME);
+    hash_words(&[object, 1, agent, claim.state, claim.ts_ms as u64, claim.offset as u64, due as u64])
+}
+
+/// The hash of an object's row from the hash of the object.
+pub(crate) fn object_row_hash(object: u64, published: &Published) -> u64 {
+    let name = |name: Option<&Name>| name.map_or(NO_NAME, |name| xxh3_64(name.as_bytes()));
+    let mask = published.mask.as_ref();
+    hash_words(&[
+        object,
+        2,
+        name(published.state.as_ref()),
+        name(published.behind.as_ref()),
+        name(mask.map(|mask| &mask.state)),
+        mask.map_or(NO_TIME, |mask| mask.since_ms) as u64,
+        mask.and_then(|mask| mask.until_ms).unwrap_or(NO_TIME) as u64,
+        published.since_ms as u64,
+        xxh3_64(published.cause.as_str().as_bytes()),
+        published.revision,
+    ])
+}
+
+fn hash_words<const N: usize>(words: &[u64; N]) -> u64 {
+    let mut bytes = [[0; 8]; N];
+    words.iter().zip(&mut bytes).for_each(|(word, bytes)| *bytes = word.to_le_bytes());
+    xxh3_64(bytes.as_flattened())
+}

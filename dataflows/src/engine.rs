@@ -1,0 +1,383 @@
+//! One worker's part of the house: the dataflow from reports to what is published, behind plain calls.
+//!
+//! ```text
+//!  events ─▶ reports (index) ─┬─▶ [reports]  ─(rules over reports: reduce)─┐
+//!                             └─▶ [tally] ─▶ count_total ─▶ verdict ───────┴─▶ publish ─▶ [published] ─▶ [summary]
+//!  overrides, purges, ticks ───────────────────────────────────────────────────▲    └─▶ changes, rows
+//!                                                                    [x]: an arrangement that questions read
+//! ```
+//!
+//! Updates carry their own seq as their time, so every intermediate verdict is worked out, in order, however many records share an epoch.
+//! An epoch is closed at an end (exclusive) that every input has reached; L is the last committed seq (inclusive), up to which questions
+//! see and arrangements compact. Objects are routed to workers by whoever feeds them, so nothing is exchanged and every engine is a
+//! single-threaded timely computation of its own.
+
+mod answer;
+
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
+
+use differential_dataflow::{
+    AsCollection,
+    operators::{
+        CountTotal,
+        arrange::{TraceAgent, arrangement::arrange_core},
+    },
+    trace::{
+        TraceReader,
+        implementations::{KeyBatcher, KeySpine, ValBatcher, ValSpine},
+    },
+};
+use timely::{
+    WorkerConfig,
+    communication::Allocator,
+    container::CapacityContainerBuilder,
+    dataflow::{
+        InputHandle,
+        channels::pact::Pipeline,
+        operators::{Concat, Input, Probe, probe},
+    },
+    progress::frontier::AntichainRef,
+    worker::Worker,
+};
+
+pub use crate::reports::Counts;
+use crate::{
+    names::{AgentId, Names, ObjectId},
+    plan::Plan,
+    publish::{Control, Entry, Outbox, Shared, TallyTrace, life::Act, publish},
+    reports::{Claim, Context, ReportDiff, Reports, Said, Subject, TallyDiff},
+    rule::decide::Rules,
+    tally::Tally,
+    vocabulary::{Change, Event, Name, Partition, Row, RowValue, Run, Seq},
+    verdict::{self, ReportsTrace},
+};
+
+type PublishedTrace = TraceAgent<ValSpine<(Name, Partition), Entry, Seq, i32>>;
+type SummaryTrace = TraceAgent<KeySpine<Option<Name>, Seq, i32>>;
+type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;
+
+/// Differences that wait for the dataflow at most: its sorting then works on what is still in the cache.
+const FEED_MAX: usize = 8_192;
+
+/// One worker's part of the house. Lives on one thread.
+pub struct Engine {
+    plan: Arc<Plan>,
+    rules: Rc<Rules>,
+    names: Rc<RefCell<Names>>,
+    reports: Reports,
+    /// Runs not wholly closed, in seq order.
+    runs: VecDeque<Run>,
+    outbox: Rc<RefCell<Outbox>>,
+    inputs: Inputs,
+    traces: Traces,
+    probe: probe::Handle<Seq>,
+    /// The first seq not closed.
+    closed_end: Seq,
+    /// L.
+    committed: Seq,
+    worker: Worker,
+}
+
+struct Inputs {
+    reports: Feed<ReportDiff>,
+    tallies: Feed<TallyDiff>,
+    control: Feed<(Seq, Control)>,
+    waiting_control: Vec<(Seq, Control)>,
+}
+
+struct Traces {
+    reports: ReportsTrace,
+    tallies: TallyTrace,
+    published: PublishedTrace,
+    summary: SummaryTrace,
+}
+
+/// The arrangements that verdicts and answers come from.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrangement {
+    Reports,
+    Tally,
+}
+
+/// What a closed epoch made.
+#[derive(Debug, Default)]
+pub struct Closed {
+    /// Every change, in seq order.
+    pub changes: Vec<Change>,
+    /// What changed in the stores, as of the epoch's last seq; rows of one object adjacent.
+    pub rows: Vec<Row>,
+    /// By partition: what the rows add to the digest of its live rows (wrapping).
+    pub digests: Vec<(Partition, u64)>,
+    /// What became of the events.
+    pub counts: Counts,
+}
+
+impl Engine {
+    /// An empty house with this plan.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>) -> Self {
+        let rules = Rc::new(Rules::compile(&plan));
+        let names = Rc::new(RefCell::new(Names::new(&rules.named, rules.sets.len())));
+        let outbox = Rc::new(RefCell::new(Outbox::default()));
+        let mut worker = Worker::new(WorkerConfig::default(), Allocator::Thread(Default::default()), None);
+        let (inputs, traces, probe) = build(&mut worker, &rules, &names, &outbox);
+        let (reports, runs) = (Reports::default(), VecDeque::new());
+        Self { plan, rules, names, reports, runs, outbox, inputs, traces, probe, closed_end: 0, committed: 0, worker }
+    }
+
+    /// The seqs that follow. Every run comes here, in seq order, before its events.
+    pub fn run(&mut self, run: Run) {
+        self.runs.push_back(run);
+        self.control(run.first, Control::Run(run));
+    }
+
+    /// An event about an object. Seqs rise; `hash` is any well-mixed hash of partition and object, the same for the same object.
+    ///
+    /// # Panics
+    /// If no run covers the seq.
+    pub fn apply(&mut self, seq: Seq, object: &str, hash: u64, event: Event<'_>) {
+        let subject = Subject { name: object, hash };
+        match event {
+            Event::Report { agent, state, ts_ms, ttl_ms } => {
+                let id = self.known(seq, subject);
+                let said = Said { agent, state, ts_ms, ttl_ms };
+                self.with_reports(seq, |reports, context| reports.report(id, said, context));
+            }
+            Event::Override { state, for_ms } => {
+                let id = self.known(seq, subject);
+                self.reports.object_mut(id).touched = seq;
+                self.control(seq, Control::Act(id, Act::Override(state.into(), for_ms)));
+            }
+            Event::Withdraw { agent, ts_ms } => {
+                let Some(id) = self.find(seq, subject) else { return };
+                self.with_reports(seq, |reports, context| _ = reports.withdraw(id, agent, ts_ms, context));
+            }
+            Event::Lift => {
+                let Some(id) = self.find(seq, subject) else { return };
+                self.control(seq, Control::Act(id, Act::Lift));
+            }
+            Event::Purge => {
+                let Some(id) = self.find(seq, subject) else { return };
+                self.with_reports(seq, |reports, context| reports.purge(id, context));
+                self.control(seq, Control::Act(id, Act::Purge));
+            }
+        }
+        self.feed_if_full();
+    }
+
+    /// All rows of one object, as the checkpoint has them. Makes no change and no row. Several objects may share a seq; the seq's run is
+    /// a tick at the restored clock.
+    pub fn restore(&mut self, seq: Seq, hash: u64, rows: &[Row]) {
+        let Some(object) = rows.first().map(|row| row.object.clone()) else { return };
+        let id = self.known(seq, Subject { name: &object, hash });
+        for row in rows {
+            match &row.value {
+                RowValue::Report(agent, Some(report)) => {
+                    self.with_reports(seq, |reports, context| reports.restore(id, agent, report, context));
+                }
+                RowValue::Object(Some(published)) => self.control(seq, Control::Act(id, Act::Restore(published.clone()))),
+                RowValue::Report(_, None) | RowValue::Object(None) => {}
+            }
+        }
+        self.feed_if_full();
+    }
+
+    /// After all rows of a partition: where today's rules come to something else than what is stored, that is a change (cause `rule`).
+    pub fn restored(&mut self, seq: Seq, partition: Partition) {
+        self.control(seq, Control::Compare(partition));
+    }
+
+    /// Forgets a partition. Makes no change and no row: its next owner has them.
+    pub fn give_up(&mut self, seq: Seq, partition: Partition) {
+        self.control(seq, Control::GiveUp(partition));
+        let ids = self.with_reports_of(seq, partition, |reports, context| reports.give_up(partition, context));
+        self.reports.forgotten(ids.into_iter().map(|id| (seq, id)));
+        self.feed();
+    }
+
+    /// Closes the epoch: everything before `end` is in. Works until every stage has seen it.
+    pub fn close(&mut self, end: Seq) -> Closed {
+        self.feed();
+        self.inputs.advance_to(end);
+        let Self { worker, probe, .. } = self;
+        worker.step_while(|| probe.less_than(&end));
+        self.closed_end = end;
+        self.runs.retain(|run| run.end() > end);
+        self.collect()
+    }
+
+    /// Everything up to `last`, inclusive, is committed: questions see it, arrangements compact to it, ids unused since are free.
+    pub fn committed(&mut self, last: Seq) {
+        debug_assert!(self.committed <= last && last < self.closed_end, "only closed epochs are committed, in order");
+        self.committed = last;
+        self.traces.compact(last, self.closed_end);
+        self.reports.committed(last);
+        let mut names = self.names.borrow_mut();
+        names.states.committed(last);
+        names.agents.committed(last);
+    }
+
+    /// How many objects, agents and states have ids now. For tests of their reuse.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn ids(&self) -> (usize, usize, usize) {
+        let names = self.names.borrow();
+        (self.reports.len(), names.agents.len(), names.states.len())
+    }
+
+    /// Retracts everything in an arrangement behind everybody's back, at a seq. For the test that shows that verdicts and answers come
+    /// from there.
+    #[doc(hidden)]
+    pub fn drain(&mut self, what: Arrangement, seq: Seq) {
+        match what {
+            Arrangement::Reports => self.drain_reports(seq),
+            Arrangement::Tally => self.drain_tallies(seq),
+        }
+        self.feed();
+    }
+
+    /// What the epoch left behind, put in order.
+    fn collect(&mut self) -> Closed {
+        let outbox = std::mem::take(&mut *self.outbox.borrow_mut());
+        let mut rows: Vec<(ObjectId, Row)> = Vec::with_capacity(outbox.rows.len());
+        let mut digests: Vec<(Partition, u64)> = Vec::new();
+        let mut add = |id: ObjectId, row: Row, delta: u64| {
+            match digests.iter_mut().find(|(partition, _)| *partition == row.partition) {
+                Some((_, sum)) => *sum = sum.wrapping_add(delta),
+                None => digests.push((row.partition, delta)),
+            }
+            rows.push((id, row));
+        };
+        self.reports.take_rows(&self.names.borrow(), &mut add);
+        outbox.rows.into_iter().for_each(|(id, row, delta)| add(id, row, delta));
+        rows.sort_by_key(|(id, _)| *id); // runs of sorted ids: cheap
+        self.reports.forgotten(outbox.gone);
+        let counts = std::mem::take(&mut self.reports.counts);
+        Closed { changes: outbox.changes, rows: rows.into_iter().map(|(_, row)| row).collect(), digests, counts }
+    }
+
+    /// The id of an object, which is made known if it is not.
+    fn known(&mut self, seq: Seq, subject: Subject<'_>) -> ObjectId {
+        if let Some(id) = self.find(seq, subject) {
+            return id;
+        }
+        let set = self.plan.set_of(subject.name);
+        let id = self.with_reports(seq, |reports, context| reports.insert(subject, set, context));
+        let object = self.reports.object(id);
+        let introduce = Control::Introduce(id, object.name.clone(), object.partition, set);
+        self.control(seq, introduce);
+        id
+    }
+
+    fn find(&mut self, seq: Seq, subject: Subject<'_>) -> Option<ObjectId> {
+        let partition = self.moment(seq).partition;
+        self.reports.find(partition, subject)
+    }
+
+    fn with_reports<R>(&mut self, seq: Seq, act: impl FnOnce(&mut Reports, &mut Context<'_>) -> R) -> R {
+        let moment = self.moment(seq);
+        let names = &mut *self.names.borrow_mut();
+        act(&mut self.reports, &mut Context { rules: &self.rules, names, seq, moment })
+    }
+
+    /// As `with_reports`, for a seq that need not be an event of the partition.
+    fn with_reports_of<R>(&mut self, seq: Seq, partition: Partition, act: impl FnOnce(&mut Reports, &mut Context<'_>) -> R) -> R {
+        let moment = crate::vocabulary::Moment { partition, ..self.moment(seq) };
+        let names = &mut *self.names.borrow_mut();
+        act(&mut self.reports, &mut Context { rules: &self.rules, names, seq, moment })
+    }
+
+    /// Where an event stands. Events come in seq order, mostly of the latest run.
+    fn moment(&self, seq: Seq) -> crate::vocabulary::Moment {
+        let run = self.runs.iter().rev().find(|run| run.first <= seq).expect("a run covers the seq");
+        run.at(seq)
+    }
+
+    fn control(&mut self, seq: Seq, control: Control) {
+        self.inputs.waiting_control.push((seq, control));
+    }
+
+    fn feed_if_full(&mut self) {
+        if self.reports.report_diffs.len() >= FEED_MAX {
+            self.feed();
+            self.worker.step();
+        }
+    }
+
+    /// Hands what waits to the dataflow.
+    fn feed(&mut self) {
+        self.inputs.reports.send_batch(&mut self.reports.report_diffs);
+        self.inputs.tallies.send_batch(&mut self.reports.tally_diffs);
+        self.inputs.control.send_batch(&mut self.inputs.waiting_control);
+    }
+}
+
+impl Drop for Engine {
+    /// Operators and traces hold each other; without this their memory would stay.
+    fn drop(&mut self) {
+        self.worker.installed_dataflows().into_iter().for_each(|dataflow| self.worker.drop_dataflow(dataflow));
+    }
+}
+
+impl Inputs {
+    fn advance_to(&mut self, end: Seq) {
+        self.reports.advance_to(end);
+        self.tallies.advance_to(end);
+        self.control.advance_to(end);
+    }
+}
+
+impl Traces {
+    /// L is inclusive: logical compaction moves older times *to* its frontier, so at L + 1 a merge would hide committed rows from readers
+    /// at L. Physical compaction may follow the upper frontier.
+    fn compact(&mut self, last: Seq, end: Seq) {
+        fn compact<Tr: TraceReader<Time = Seq>>(trace: &mut Tr, last: Seq, end: Seq) {
+            trace.set_logical_compaction(AntichainRef::new(&[last]));
+            trace.set_physical_compaction(AntichainRef::new(&[end]));
+        }
+        compact(&mut self.reports, last, end);
+        compact(&mut self.tallies, last, end);
+        compact(&mut self.published, last, end);
+        compact(&mut self.summary, last, end);
+    }
+}
+
+fn build(
+    worker: &mut Worker,
+    rules: &Rc<Rules>,
+    names: &Rc<RefCell<Names>>,
+    outbox: &Rc<RefCell<Outbox>>,
+) -> (Inputs, Traces, probe::Handle<Seq>) {
+    let probe = probe::Handle::new();
+    worker.dataflow(|scope| {
+        let (reports_input, reports) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<ReportDiff>>>();
+        let (tally_input, tallies) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<TallyDiff>>>();
+        let (control_input, control) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<(Seq, Control)>>>();
+        let reports = arrange_core::<_, _, _, ValSpine<ObjectId, (AgentId, Claim), Seq, i32>>(reports, Pipeline, "Reports", ValBatcher::new);
+        let tallies = tallies.as_collection().map(|object| (object, ())).inner;
+        let tallies = arrange_core::<_, _, _, KeySpine<ObjectId, Seq, Tally>>(tallies, Pipeline, "Tally", KeyBatcher::new);
+        let (reports_trace, tally_trace) = (reports.trace.clone(), tallies.trace.clone());
+
+        let mut decisions = verdict::over_tallies(tallies.count_total_core::<i32>(), rules.clone(), names.clone());
+        if rules.any_over_reports() {
+            decisions = decisions.concat(verdict::over_reports(reports, rules.clone(), names.clone()));
+        }
+        let shared = Shared { rules: rules.clone(), names: names.clone(), outbox: outbox.clone(), tallies: tally_trace.clone() };
+        let published = publish(decisions, control, shared);
+        let by_state = published.clone().map(|(_, (_, row))| (row.state.clone(), ())).inner;
+        let published = arrange_core::<_, _, _, ValSpine<(Name, Partition), Entry, Seq, i32>>(
+            published.inner,
+            Pipeline,
+            "Published",
+            ValBatcher::new,
+        );
+        let summary = arrange_core::<_, _, _, KeySpine<Option<Name>, Seq, i32>>(by_state, Pipeline, "Summary", KeyBatcher::new);
+        published.stream.probe_with(&probe);
+        summary.stream.probe_with(&probe);
+        let inputs =
+            Inputs { reports: reports_input, tallies: tally_input, control: control_input, waiting_control: Vec::with_capacity(FEED_MAX) };
+        let traces = Traces { reports: reports_trace, tallies: tally_trace, published: published.trace, summary: summary.trace };
+        (inputs, traces, probe)
+    })
+}

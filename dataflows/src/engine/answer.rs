@@ -1,0 +1,243 @@
+//! Questions, answered by cursors over the arrangements, as of L, inclusive.
+//!
+//! Names of ids found at L are those of L: an id is given to another name only after the seq that freed it is committed.
+
+use std::sync::Arc;
+
+use differential_dataflow::{
+    difference::IsZero,
+    trace::{BatchCursor, Cursor, TraceReader, cursor::cursor_list},
+};
+use timely::progress::frontier::Antichain;
+
+use super::{Engine, PublishedTrace};
+use crate::{
+    names::{AgentId, ObjectId},
+    plan::{OnEmpty, OnNone},
+    publish::{tally_at, votes},
+    query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
+    reports::Claim,
+    rule::decide::Held,
+    tally::Tally,
+    verdict::ReportsTrace,
+    vocabulary::{Name, Partition, Published, Seq},
+};
+
+impl Engine {
+    /// One object, if it is known.
+    pub fn object(&mut self, partition: Partition, name: &str) -> Option<ObjectView> {
+        let (id, published) = self.entry(partition, name)?;
+        Some(self.view(id, name.into(), partition, published))
+    }
+
+    /// An object's live reports by agent, if it is known.
+    pub fn reports(&mut self, partition: Partition, name: &str) -> Option<Vec<ReportView>> {
+        let (id, _) = self.entry(partition, name)?;
+        Some(self.report_views(id))
+    }
+
+    /// Why an object is what it is, if it is known.
+    pub fn explain(&mut self, partition: Partition, name: &str) -> Option<Explanation> {
+        let object = self.object(partition, name)?;
+        let (id, _) = self.entry(partition, name)?;
+        let reports = self.report_views(id);
+        let verdict = self.verdict(id);
+        let set = &self.plan.sets()[self.plan.set_of(name)];
+        let why = why(&object, verdict.as_ref(), set.on_empty, &set.on_none);
+        Some(Explanation {
+            object,
+            reports,
+            verdict,
+            prefix: set.prefix.clone(),
+            rule_text: format!("{:?}, of {:?}, on_none {:?}", set.rule, set.of, set.on_none),
+            min_reports: set.min_reports,
+            on_empty: set.on_empty,
+            why,
+        })
+    }
+
+    /// Known objects in order of name and partition.
+    pub fn list(&mut self, query: &ListQuery) -> Vec<ObjectView> {
+        let from: (Name, Partition) = match &query.after {
+            Some(after) if *after.0 >= *query.prefix => after.clone(),
+            _ => (query.prefix.as_str().into(), Partition::MIN),
+        };
+        let matches = |row: &Published| query.state.as_ref().is_none_or(|state| row.state.as_deref() == state.as_deref());
+        let mut found = Vec::new();
+        scan(&mut self.traces.published, self.committed, &from, |key, (id, row)| {
+            let is_after = query.after.as_ref().is_none_or(|after| key > after);
+            if !key.0.starts_with(query.prefix.as_str()) || found.len() >= query.limit {
+                return false;
+            }
+            if is_after && matches(row) {
+                found.push((*id, key.clone(), row.clone()));
+            }
+            true
+        });
+        found.into_iter().map(|(id, (name, partition), row)| self.view(id, name, partition, row)).collect()
+    }
+
+    /// Known objects by state.
+    pub fn summary(&mut self) -> Summary {
+        let last = self.committed;
+        let (mut cursor, storage) = open(&mut self.traces.summary);
+        let mut summary = Vec::new();
+        while let Some(state) = cursor.get_key(&storage) {
+            let mut count = 0;
+            cursor.map_times(&storage, |seq, diff| count += if *seq <= last { i64::from(*diff) } else { 0 });
+            if count != 0 {
+                summary.push((state.clone(), count));
+            }
+            cursor.step_key(&storage);
+        }
+        summary
+    }
+
+    fn entry(&mut self, partition: Partition, name: &str) -> Option<(ObjectId, Arc<Published>)> {
+        let key: (Name, Partition) = (name.into(), partition);
+        let mut found = None;
+        scan(&mut self.traces.published, self.committed, &key, |at, (id, row)| {
+            if *at == key {
+                found = Some((*id, row.clone()));
+            }
+            false
+        });
+        found
+    }
+
+    fn view(&mut self, id: ObjectId, object: Name, partition: Partition, published: Arc<Published>) -> ObjectView {
+        let tally = tally_at(&mut self.traces.tallies, id, self.committed);
+        let rule = self.rules.sets[self.plan.set_of(&object)].rule.clone();
+        ObjectView { object, partition, published, rule, votes: votes(&tally, &self.names.borrow()) }
+    }
+
+    fn report_views(&mut self, id: ObjectId) -> Vec<ReportView> {
+        let claims = claims(&mut self.traces.reports, id, self.committed);
+        let names = self.names.borrow();
+        let set = names.set_of(id);
+        let view = |(agent, claim): (AgentId, Claim)| ReportView {
+            agent: names.agents.name(agent).clone(),
+            report: claim.report(&names),
+            weight: names.weight(agent, set).unsigned_abs(),
+        };
+        let mut views: Vec<_> = claims.into_iter().map(view).collect();
+        views.sort_by(|a, b| a.agent.cmp(&b.agent));
+        views
+    }
+
+    /// What the rule makes of the object's reports as of L.
+    fn verdict(&mut self, id: ObjectId) -> Option<Name> {
+        let tally = tally_at(&mut self.traces.tallies, id, self.committed);
+        if tally.is_zero() {
+            return None;
+        }
+        let claims = claims(&mut self.traces.reports, id, self.committed);
+        let names = self.names.borrow();
+        let at = names.set_of(id);
+        let set = &self.rules.sets[at];
+        let verdict = match set.over_reports() {
+            false => set.over_tally(&tally, &names.states),
+            true => {
+                let held: Vec<Held<'_>> = claims.iter().map(|(agent, claim)| (*agent, claim)).collect();
+                set.over_ballots(&held, &tally, &names, at)
+            }
+        };
+        verdict.map(|state| names.states.name(state).clone())
+    }
+
+    pub(super) fn drain_reports(&mut self, seq: Seq) {
+        let (mut cursor, storage) = open(&mut self.traces.reports);
+        while let Some(object) = cursor.get_key(&storage) {
+            while let Some(value) = cursor.get_val(&storage) {
+                let mut count = 0;
+                cursor.map_times(&storage, |_, diff| count += *diff);
+                if count != 0 {
+                    self.reports.report_diffs.push(((*object, *value), seq, -count));
+                }
+                cursor.step_val(&storage);
+            }
+            cursor.step_key(&storage);
+        }
+    }
+
+    pub(super) fn drain_tallies(&mut self, seq: Seq) {
+        let (mut cursor, storage) = open(&mut self.traces.tallies);
+        let mut objects = Vec::new();
+        while let Some(object) = cursor.get_key(&storage) {
+            objects.push(*object);
+            cursor.step_key(&storage);
+        }
+        for object in objects {
+            let tally: Tally = tally_at(&mut self.traces.tallies, object, Seq::MAX);
+            if !tally.is_zero() {
+                self.reports.tally_diffs.push((object, seq, -tally));
+            }
+        }
+    }
+}
+
+type Opened<Tr> = (
+    differential_dataflow::trace::cursor::CursorList<BatchCursor<Tr>>,
+    Vec<<Tr as TraceReader>::Batch>,
+);
+
+fn open<Tr: TraceReader<Time = Seq, Batch: differential_dataflow::trace::Navigable>>(trace: &mut Tr) -> Opened<Tr> {
+    cursor_list(trace.batches_through(Antichain::new().borrow()).expect("all batches can be had"))
+}
+
+/// Hands every row at or after `from`, as of `last`, to `each`, until it says no.
+fn scan(
+    trace: &mut PublishedTrace,
+    last: Seq,
+    from: &(Name, Partition),
+    mut each: impl FnMut(&(Name, Partition), &(ObjectId, Arc<Published>)) -> bool,
+) {
+    let (mut cursor, storage) = open(trace);
+    cursor.seek_key(&storage, from);
+    while let Some(key) = cursor.get_key(&storage) {
+        while let Some(value) = cursor.get_val(&storage) {
+            let mut count = 0;
+            cursor.map_times(&storage, |seq, diff| count += if *seq <= last { *diff } else { 0 });
+            if count > 0 && !each(key, value) {
+                return;
+            }
+            cursor.step_val(&storage);
+        }
+        cursor.step_key(&storage);
+    }
+}
+
+/// An object's claims as of `last`.
+fn claims(trace: &mut ReportsTrace, object: ObjectId, last: Seq) -> Vec<(AgentId, Claim)> {
+    let (mut cursor, storage) = open(trace);
+    let mut found = Vec::new();
+    cursor.seek_key(&storage, &object);
+    if cursor.get_key(&storage) == Some(&object) {
+        while let Some(value) = cursor.get_val(&storage) {
+            let mut count = 0;
+            cursor.map_times(&storage, |seq, diff| count += if *seq <= last { *diff } else { 0 });
+            if count > 0 {
+                found.push(*value);
+            }
+            cursor.step_val(&storage);
+        }
+    }
+    found
+}
+
+/// One sentence for people.
+fn why(object: &ObjectView, verdict: Option<&Name>, on_empty: OnEmpty, on_none: &OnNone) -> String {
+    let published = &object.published;
+    let behind = || published.behind.as_ref().map_or("nothing".to_owned(), |state| format!("\"{state}\""));
+    if let Some(mask) = &published.mask {
+        return format!("overridden to \"{}\"; behind the override stands {}", mask.state, behind());
+    }
+    match (&published.state, verdict) {
+        (None, _) if object.votes.live == 0 => "no live report".to_owned(),
+        (None, None) => format!("{} gives no verdict, and nothing was published before", object.rule),
+        (Some(state), Some(verdict)) if state == verdict => format!("{} decides \"{state}\"", object.rule),
+        (Some(state), None) if object.votes.live == 0 && on_empty == OnEmpty::Keep => format!("no live report; \"{state}\" stays (on_empty = keep)"),
+        (Some(state), None) if *on_none == OnNone::Keep => format!("{} gives no verdict now; \"{state}\" stays (on_none = keep)", object.rule),
+        (state, verdict) => format!("{} decides {verdict:?}, published is {state:?}", object.rule),
+    }
+}

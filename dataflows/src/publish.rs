@@ -1,0 +1,370 @@
+//! publish: from decisions and control events to changes and to what is published. One operator holds every object's life.
+//!
+//! Takes decisions and control events in seq order, only those below the closed epoch's end, so a change depends on nothing but the
+//! object's events. Emits one difference per object and epoch to the arrangement `published` (readers stand at ends of epochs), and every
+//! change, whatever happened within the epoch, to the outbox.
+//!
+//! Assumes that an object is introduced before anything happens to it, and that runs cover all seqs.
+
+pub(crate) mod life;
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use differential_dataflow::{
+    AsCollection, VecCollection,
+    difference::Semigroup,
+    operators::arrange::TraceAgent,
+    trace::{Cursor, TraceReader, cursor::cursor_list, implementations::KeySpine},
+};
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{Stream, channels::pact::Pipeline, operators::Operator},
+    progress::frontier::{Antichain, AntichainRef},
+};
+
+use crate::{
+    digest::{object_hash, object_row_hash},
+    due::DueIndex,
+    names::{Names, ObjectId},
+    rule::decide::Rules,
+    tally::Tally,
+    verdict::{Decisions, Update},
+    vocabulary::{Change, Millis, Moment, Name, Partition, Published, Row, RowValue, Run, Seq, TICK_MS, Votes},
+};
+use life::{Act, Life, Lives, Step};
+
+/// The arrangement of tallies.
+pub(crate) type TallyTrace = TraceAgent<KeySpine<ObjectId, Seq, Tally>>;
+/// A published row, and where to find the object's tally and reports.
+pub(crate) type Entry = (ObjectId, Arc<Published>);
+/// The collection `published`.
+pub(crate) type PublishedCollection<'a> = VecCollection<'a, Seq, ((Name, Partition), Entry), i32>;
+
+/// What publish is told besides decisions.
+#[derive(Clone, Debug)]
+pub(crate) enum Control {
+    /// The seqs that follow.
+    Run(Run),
+    /// An object that has this id from now on.
+    Introduce(ObjectId, Name, Partition, usize),
+    /// Something happens to an object.
+    Act(ObjectId, Act),
+    /// A partition's state is complete: compare it with what the rules make of it.
+    Compare(Partition),
+    /// A partition's state goes, without a change.
+    GiveUp(Partition),
+}
+
+/// What an epoch made, taken by the engine when it is closed.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    /// In seq order.
+    pub(crate) changes: Vec<Change>,
+    /// Rows that differ from the checkpoint, and what they add to its digest.
+    pub(crate) rows: Vec<(ObjectId, Row, u64)>,
+    /// Objects that are known no more.
+    pub(crate) gone: Vec<(Seq, ObjectId)>,
+}
+
+/// What the operator may look at.
+pub(crate) struct Shared {
+    pub(crate) rules: Rc<Rules>,
+    pub(crate) names: Rc<RefCell<Names>>,
+    pub(crate) outbox: Rc<RefCell<Outbox>>,
+    pub(crate) tallies: TallyTrace,
+}
+
+/// Builds the operator.
+pub(crate) fn publish<'a>(
+    decisions: Decisions<'a>,
+    control: Stream<'a, Seq, Vec<(Seq, Control)>>,
+    shared: Shared,
+) -> PublishedCollection<'a> {
+    let mut publisher = Publisher::new(shared);
+    let mut waiting: Vec<Item> = Vec::new();
+    let mut held = Antichain::new();
+    decisions
+        .binary_frontier::<_, CapacityContainerBuilder<_>, _, _, _, _>(control, Pipeline, Pipeline, "Publish", move |_, _| {
+            move |(decisions, decided_to), (control, controlled_to), output| {
+                decisions.for_each(|capability, data| {
+                    capability.retain_stamp(0).iter().for_each(|capability| _ = held.insert(capability.clone()));
+                    waiting.extend(data.drain(..).map(|(object, seq, update)| Item::decision(object, seq, update)));
+                });
+                control.for_each(|capability, data| {
+                    capability.retain_stamp(0).iter().for_each(|capability| _ = held.insert(capability.clone()));
+                    waiting.extend(data.drain(..).map(|(seq, control)| Item::control(seq, control)));
+                });
+                let closed_to = decided_to.frontier().iter().chain(controlled_to.frontier().iter()).min().copied();
+                let is_closed = |seq: Seq| closed_to.is_none_or(|end| seq < end);
+                let Some(capability) = held.elements().first().filter(|capability| is_closed(*capability.time())) else { return };
+                let end = closed_to.unwrap_or_else(|| capability.time() + 1);
+                let ready: Vec<_> = waiting.extract_if(.., |item| is_closed(item.seq)).collect();
+                let differences = publisher.epoch(ready, end);
+                output.session(capability).give_iterator(differences.into_iter());
+                let later = (!waiting.is_empty()).then(|| capability.delayed(&end));
+                held = later.into_iter().collect();
+            }
+        })
+        .as_collection()
+}
+
+/// One thing that happened, in the order in which things of one seq are taken up.
+struct Item {
+    seq: Seq,
+    phase: Phase,
+    object: ObjectId,
+    what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Runs, introductions, partitions given up.
+    Before,
+    /// What happens to one object, gathered into one step.
+    Object,
+    /// Comparisons after a restore.
+    After,
+}
+
+enum What {
+    Step(StepPart),
+    Run(Run),
+    Introduce(Name, Partition, usize),
+    Compare(Partition),
+    GiveUp(Partition),
+}
+
+enum StepPart {
+    OverrideDue(Millis),
+    Update(Update),
+    Act(Act),
+}
+
+impl Item {
+    fn decision(object: ObjectId, seq: Seq, update: Update) -> Self {
+        Self { seq, phase: Phase::Object, object, what: What::Step(StepPart::Update(update)) }
+    }
+
+    fn control(seq: Seq, control: Control) -> Self {
+        let (phase, object, what) = match control {
+            Control::Run(run) => (Phase::Before, 0, What::Run(run)),
+            Control::Introduce(object, name, partition, set) => (Phase::Before, object, What::Introduce(name, partition, set)),
+            Control::GiveUp(partition) => (Phase::Before, 0, What::GiveUp(partition)),
+            Control::Act(object, act) => (Phase::Object, object, What::Step(StepPart::Act(act))),
+            Control::Compare(partition) => (Phase::After, 0, What::Compare(partition)),
+        };
+        Self { seq, phase, object, what }
+    }
+
+    fn order(&self) -> (Seq, Phase, ObjectId) {
+        (self.seq, self.phase, self.object)
+    }
+}
+
+/// An object touched in the epoch, and what was known of it before.
+struct Touched {
+    object: ObjectId,
+    /// As arranged.
+    arranged: Option<Arc<Published>>,
+    /// As in the checkpoint.
+    stored: Option<Arc<Published>>,
+}
+
+struct Publisher {
+    shared: Shared,
+    lives: Lives,
+    due: DueIndex<ObjectId>,
+    /// The runs of the epoch.
+    runs: Vec<Run>,
+    touched: Vec<Touched>,
+}
+
+impl Publisher {
+    fn new(shared: Shared) -> Self {
+        Self { shared, lives: Lives::default(), due: DueIndex::default(), runs: Vec::new(), touched: Vec::new() }
+    }
+
+    /// Takes up everything of one epoch; returns the differences of `published`.
+    fn epoch(&mut self, mut items: Vec<Item>, end: Seq) -> Vec<(((Name, Partition), Entry), Seq, i32)> {
+        items.sort_by_key(Item::order);
+        let mut items = std::collections::VecDeque::from(items);
+        while let Some(item) = items.pop_front() {
+            match item.what {
+                What::Run(run) => self.begin(run, &mut items),
+                What::Introduce(name, partition, set) => self.lives.introduce(item.object, Life::new(name, partition, set)),
+                What::GiveUp(partition) => self.give_up(partition),
+                What::Compare(partition) => self.compare(partition, item.seq),
+                What::Step(part) => {
+                    let mut step = Step::default();
+                    step.take(part);
+                    while items.front().is_some_and(|next| next.order() == (item.seq, Phase::Object, item.object)) {
+                        if let Some(Item { what: What::Step(part), .. }) = items.pop_front() {
+                            step.take(part);
+                        }
+                    }
+                    self.step(item.object, item.seq, step);
+                }
+            }
+        }
+        self.runs.retain(|run| run.end() > end);
+        let mut tallies = self.shared.tallies.clone();
+        tallies.set_logical_compaction(AntichainRef::new(&[end]));
+        tallies.set_physical_compaction(AntichainRef::new(&[end]));
+        self.shared.tallies = tallies;
+        self.settle(end - 1)
+    }
+
+    /// Seqs begin; ticks among them make due what waits for them, each at its own tick.
+    fn begin(&mut self, run: Run, items: &mut std::collections::VecDeque<Item>) {
+        self.runs.push(run);
+        if run.offset.is_some() {
+            return;
+        }
+        let last_ms = run.clock_ms + (run.count as Millis - 1) * TICK_MS;
+        let due = self.due.take_due(run.partition, last_ms);
+        if due.is_empty() {
+            return;
+        }
+        items.extend(due.into_iter().map(|(due_ms, object)| {
+            let tick = ((due_ms - run.clock_ms).max(0) / TICK_MS) as Seq;
+            let what = What::Step(StepPart::OverrideDue(due_ms));
+            Item { seq: run.first + tick, phase: Phase::Object, object, what }
+        }));
+        items.make_contiguous().sort_by_key(Item::order);
+    }
+
+    fn step(&mut self, object: ObjectId, seq: Seq, step: Step) {
+        let moment = self.moment(seq);
+        let life = self.lives.get_mut(object);
+        if life.row.is_none() && matches!(step, Step { update: Some(Update::Emptied), act: None, .. }) {
+            return; // given up at this very seq
+        }
+        let restored = match &step.act {
+            Some(Act::Restore(row)) => Some(row.clone()),
+            _ => None,
+        };
+        let before = life.row.clone();
+        let stepped = {
+            let names = self.shared.names.borrow();
+            life.step(step, moment, &self.shared.rules.sets[life.set], &names.states)
+        };
+        if let Some(due_ms) = stepped.arm_ms {
+            self.due.arm(life.partition, due_ms, object);
+        }
+        let after = life.row.clone();
+        self.touch(object, &before, restored);
+        let Some(cause) = stepped.cause else { return };
+        let tally = stepped.tally.unwrap_or_else(|| tally_at(&mut self.shared.tallies, object, seq));
+        let life = self.lives.get_mut(object);
+        let set = &self.shared.rules.sets[life.set];
+        let state = after.as_ref().and_then(|row| row.state.clone());
+        self.shared.outbox.borrow_mut().changes.push(Change {
+            seq,
+            partition: life.partition,
+            object: life.name.clone(),
+            state,
+            previous: before.and_then(|row| row.state.clone()),
+            since_ms: moment.clock_ms,
+            at_ms: moment.clock_ms,
+            cause,
+            rule: set.rule.clone(),
+            tally: votes(&tally, &self.shared.names.borrow()),
+            revision: moment.event,
+            offset: moment.offset,
+        });
+    }
+
+    /// Remembers what was known of an object before the epoch. A restored row is what the checkpoint holds.
+    fn touch(&mut self, object: ObjectId, before: &Option<Arc<Published>>, restored: Option<Arc<Published>>) {
+        let life = self.lives.get_mut(object);
+        if self.touched.get(life.touch).is_none_or(|touched| touched.object != object) {
+            life.touch = self.touched.len();
+            self.touched.push(Touched { object, arranged: before.clone(), stored: before.clone() });
+        }
+        if restored.is_some() {
+            self.touched[life.touch].stored = restored;
+        }
+    }
+
+    fn give_up(&mut self, partition: Partition) {
+        for object in self.lives.of_partition(partition) {
+            let before = self.lives.get_mut(object).row.clone();
+            self.touch(object, &before, None);
+            let life = self.lives.get_mut(object);
+            life.give_up();
+            self.touched[life.touch].stored = None;
+        }
+        self.due.forget(partition);
+    }
+
+    fn compare(&mut self, partition: Partition, seq: Seq) {
+        for object in self.lives.of_partition(partition) {
+            self.step(object, seq, Step { compare: true, ..Step::default() });
+        }
+    }
+
+    fn moment(&self, seq: Seq) -> Moment {
+        let after = self.runs.partition_point(|run| run.first <= seq);
+        self.runs[after.checked_sub(1).expect("runs cover all seqs")].at(seq)
+    }
+
+    /// Ends the epoch: differences of `published` as of its last seq, rows, and objects known no more.
+    fn settle(&mut self, last: Seq) -> Vec<(((Name, Partition), Entry), Seq, i32)> {
+        let mut differences = Vec::new();
+        let mut outbox = self.shared.outbox.borrow_mut();
+        for Touched { object, arranged, stored } in self.touched.drain(..) {
+            let life = self.lives.get_mut(object);
+            let after = &life.row;
+            if *after != arranged {
+                let key = (life.name.clone(), life.partition);
+                differences.extend(arranged.map(|row| ((key.clone(), (object, row)), last, -1)));
+                differences.extend(after.clone().map(|row| ((key, (object, row)), last, 1)));
+            }
+            if *after != stored {
+                let place = object_hash(life.partition, &life.name);
+                let hash = |row: &Option<Arc<Published>>| row.as_ref().map_or(0, |row| object_row_hash(place, row));
+                let delta = hash(after).wrapping_sub(hash(&stored));
+                let row = Row { partition: life.partition, object: life.name.clone(), value: RowValue::Object(after.clone()) };
+                outbox.rows.push((object, row, delta));
+            }
+            if after.is_none() {
+                outbox.gone.push((last, object));
+            }
+        }
+        differences
+    }
+}
+
+impl Step {
+    fn take(&mut self, part: StepPart) {
+        match part {
+            StepPart::OverrideDue(due_ms) => self.override_due_ms = Some(due_ms),
+            StepPart::Update(Update::Emptied) if self.update.is_some() => {} // a decision at the same seq counts
+            StepPart::Update(update) => self.update = Some(update),
+            StepPart::Act(act) => self.act = Some(act),
+        }
+    }
+}
+
+/// An object's tally as of a seq, inclusive, from the arrangement.
+pub(crate) fn tally_at(trace: &mut TallyTrace, object: ObjectId, seq: Seq) -> Tally {
+    let batches = trace.batches_through(Antichain::new().borrow()).expect("all batches can be had");
+    let (mut cursor, storage) = cursor_list(batches);
+    let mut tally = Tally::default();
+    cursor.seek_key(&storage, &object);
+    if cursor.get_key(&storage) == Some(&object) {
+        cursor.map_times(&storage, |at, diff| {
+            if *at <= seq {
+                tally.plus_equals(diff);
+            }
+        });
+    }
+    tally
+}
+
+/// A tally with names, heaviest first.
+pub(crate) fn votes(tally: &Tally, names: &Names) -> Votes {
+    let mut weights: Vec<_> = tally.votes().map(|(state, weight)| (names.states.name(state).clone(), i64::from(weight))).collect();
+    weights.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
+    Votes { weights, live: i64::from(tally.live) }
+}

@@ -1,0 +1,291 @@
+//! reports: the upsert. Events in, differences out: of the per-agent reports of each object, and of its tally.
+//!
+//! First stage of the dataflow, in front of its inputs. Per worker one index (partition, object) → its agents → latest report, in ids.
+//! Latest means last to arrive, or highest timestamp where the rule set says so; what is late is ignored and counted. Where nobody looks
+//! at recency an unchanged claim costs one probe and makes no difference, no row.
+//!
+//! Assumes that seqs rise and that an object's events come in the order of their offsets. The index is the first copy of the reports; the
+//! second is the arrangement that questions read. Known limit: an object's agents stand in one sorted vector, so the first report of each
+//! of very many agents moves that vector.
+
+mod object;
+
+use hashbrown::HashTable;
+
+pub(crate) use object::{Claim, Object};
+
+use crate::{
+    digest::{ClaimWords, claim_hash, object_hash},
+    names::{AgentId, Names, ObjectId},
+    plan::{AGENTS_PER_OBJECT_MAX, Order},
+    rule::decide::{Rules, Set},
+    tally::Tally,
+    vocabulary::{Millis, Moment, Name, Partition, Report, Row, RowValue, Seq, next_multiple},
+};
+
+/// A difference of the reports collection.
+pub(crate) type ReportDiff = ((ObjectId, (AgentId, Claim)), Seq, i32);
+/// A difference of the tally collection: the tally is the difference type.
+pub(crate) type TallyDiff = (ObjectId, Seq, Tally);
+
+/// The index, and the differences made since they were last taken.
+#[derive(Default)]
+pub(crate) struct Reports {
+    objects: Vec<Option<Object>>,
+    ids: HashTable<(u64, ObjectId)>,
+    free: Vec<ObjectId>,
+    /// Objects that publish forgot, by the seq of that.
+    gone: Vec<(Seq, ObjectId)>,
+    /// Reports changed since the epoch began, with what they were before their first change in it.
+    dirty: Vec<Dirty>,
+    pub(crate) report_diffs: Vec<ReportDiff>,
+    pub(crate) tally_diffs: Vec<TallyDiff>,
+    pub(crate) counts: Counts,
+}
+
+/// What became of the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Reports and withdrawals older than what they would replace: ignored.
+    pub late: u64,
+    /// Reports that said what was known.
+    pub unchanged: u64,
+    /// Reports of one agent too many for one object: ignored.
+    pub over_limit: u64,
+}
+
+struct Dirty {
+    object: ObjectId,
+    agent: AgentId,
+    before: Option<Claim>,
+}
+
+/// The object an event is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) name: &'a str,
+    /// Well mixed, the same whenever the object is the same.
+    pub(crate) hash: u64,
+}
+
+/// What stays the same while one event is applied.
+pub(crate) struct Context<'a> {
+    pub(crate) rules: &'a Rules,
+    pub(crate) names: &'a mut Names,
+    pub(crate) seq: Seq,
+    pub(crate) moment: Moment,
+}
+
+/// A report, as an event has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Said<'a> {
+    pub(crate) agent: &'a str,
+    pub(crate) state: &'a str,
+    pub(crate) ts_ms: Millis,
+    pub(crate) ttl_ms: Option<Millis>,
+}
+
+impl Reports {
+    /// The id of a known object.
+    pub(crate) fn find(&self, partition: Partition, subject: Subject<'_>) -> Option<ObjectId> {
+        let is_it = |&(hash, id): &(u64, ObjectId)| {
+            hash == subject.hash && self.object(id).partition == partition && &*self.object(id).name == subject.name
+        };
+        self.ids.find(subject.hash, is_it).map(|(_, id)| *id)
+    }
+
+    /// Makes an object known.
+    pub(crate) fn insert(&mut self, subject: Subject<'_>, set: usize, context: &mut Context<'_>) -> ObjectId {
+        let partition = context.moment.partition;
+        let digest = object_hash(partition, subject.name);
+        let object = Object::new(subject.name.into(), partition, digest, subject.hash, set);
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.objects[id as usize] = Some(object);
+                id
+            }
+            None => {
+                self.objects.push(Some(object));
+                ObjectId::try_from(self.objects.len() - 1).expect("fewer than 2^32 objects on a worker")
+            }
+        };
+        context.names.set_object(id, set);
+        self.ids.insert_unique(subject.hash, (subject.hash, id), |(hash, _)| *hash);
+        id
+    }
+
+    /// An agent claims a state.
+    pub(crate) fn report(&mut self, id: ObjectId, said: Said<'_>, context: &mut Context<'_>) {
+        let Context { rules, names, seq, moment } = context;
+        let object = self.objects[id as usize].as_mut().expect("a known object");
+        let set = &rules.sets[object.set];
+        let agent = names.agent(said.agent, |set| rules.sets[set].weight(said.agent));
+        let held = object.find(agent);
+        if held.is_err() && object.agents.len() >= AGENTS_PER_OBJECT_MAX {
+            self.counts.over_limit += 1;
+            return;
+        }
+        if held.is_ok_and(|at| is_late(set, &object.agents[at].1, said.ts_ms)) {
+            self.counts.late += 1;
+            return;
+        }
+        let (state, _) = names.states.intern(said.state);
+        let due_ms = said.ttl_ms.map_or(Claim::NEVER, |ttl_ms| next_multiple(moment.clock_ms.saturating_add(ttl_ms)));
+        let offset = moment.offset.expect("reports come from records");
+        let claim = Claim { state, ts_ms: said.ts_ms, offset, due_ms };
+        if held.is_ok_and(|at| !set.recency && object.agents[at].1.is_same_for_good(&claim)) {
+            self.counts.unchanged += 1;
+            return;
+        }
+        object.touched = *seq;
+        names.states.hold(state);
+        self.replace(id, agent, Some(claim), context);
+    }
+
+    /// An agent takes its report back. Returns whether there was one.
+    pub(crate) fn withdraw(&mut self, id: ObjectId, agent: &str, ts_ms: Millis, context: &mut Context<'_>) -> bool {
+        let Some(agent) = context.names.agents.find(agent) else { return false };
+        let object = self.objects[id as usize].as_mut().expect("a known object");
+        let Ok(at) = object.find(agent) else { return false };
+        if is_late(&context.rules.sets[object.set], &object.agents[at].1, ts_ms) {
+            self.counts.late += 1;
+            return false;
+        }
+        object.touched = context.seq;
+        self.replace(id, agent, None, context);
+        true
+    }
+
+    /// All reports of the object go.
+    pub(crate) fn purge(&mut self, id: ObjectId, context: &mut Context<'_>) {
+        let object = self.objects[id as usize].as_mut().expect("a known object");
+        object.touched = context.seq;
+        let agents: Vec<_> = object.agents.iter().rev().map(|(agent, _)| *agent).collect();
+        agents.into_iter().for_each(|agent| self.replace(id, agent, None, context));
+    }
+
+    /// A report as the checkpoint has it: makes differences, but no row.
+    pub(crate) fn restore(&mut self, id: ObjectId, agent: &Name, report: &Report, context: &mut Context<'_>) {
+        let rules = context.rules;
+        let agent = context.names.agent(agent, |set| rules.sets[set].weight(agent));
+        let (state, _) = context.names.states.intern(&report.state);
+        context.names.states.hold(state);
+        let due_ms = report.due_ms.unwrap_or(Claim::NEVER);
+        let claim = Claim { state, ts_ms: report.ts_ms, offset: report.offset, due_ms };
+        self.object_mut(id).touched = context.seq;
+        self.replace(id, agent, Some(claim), context);
+        self.dirty.pop();
+    }
+
+    /// Forgets all reports of a partition: makes differences, but no rows. Returns its objects.
+    pub(crate) fn give_up(&mut self, partition: Partition, context: &mut Context<'_>) -> Vec<ObjectId> {
+        let mine = |(id, object): (usize, &Option<Object>)| object.as_ref().filter(|object| object.partition == partition).map(|_| id as ObjectId);
+        let ids: Vec<_> = self.objects.iter().enumerate().filter_map(mine).collect();
+        let clean = self.dirty.len();
+        ids.iter().for_each(|id| self.purge(*id, context));
+        self.dirty.truncate(clean);
+        ids
+    }
+
+    /// Puts an agent's claim in the place of the one it had, if any, and notes the differences.
+    fn replace(&mut self, id: ObjectId, agent: AgentId, claim: Option<Claim>, context: &mut Context<'_>) {
+        let Context { rules, names, seq, .. } = context;
+        let object = self.objects[id as usize].as_mut().expect("a known object");
+        let set = &rules.sets[object.set];
+        let newest_before = object.newest_state();
+        let before = object.put(agent, claim, set);
+        self.dirty.push(Dirty { object: id, agent, before });
+        if let Some(before) = before {
+            self.report_diffs.push(((id, (agent, before)), *seq, -1));
+            names.states.release(before.state, *seq);
+        }
+        if let Some(claim) = claim {
+            self.report_diffs.push(((id, (agent, claim)), *seq, 1));
+        }
+        match (before, claim) {
+            (None, Some(_)) => names.agents.hold(agent),
+            (Some(_), None) => names.agents.release(agent, *seq),
+            _ => {}
+        }
+        let mut swing = Tally::reports(i32::from(claim.is_some()) - i32::from(before.is_some()));
+        let (from, to, weight) = match set.latest {
+            true => (newest_before, object.newest_state(), 1),
+            false => (before.map(|claim| claim.state), claim.map(|claim| claim.state), names.weight(agent, object.set)),
+        };
+        from.into_iter().for_each(|state| swing.add(state, -weight));
+        to.into_iter().for_each(|state| swing.add(state, weight));
+        if swing != Tally::default() {
+            self.tally_diffs.push((id, *seq, swing));
+        }
+    }
+
+    /// The rows changed since the epoch began, rows of one object adjacent, and what they add to their partitions' digests.
+    pub(crate) fn take_rows(&mut self, names: &Names, mut row: impl FnMut(ObjectId, Row, u64)) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_by_key(|dirty| (dirty.object, dirty.agent)); // stable: the first of equal ones has the value before the epoch
+        dirty.dedup_by_key(|dirty| (dirty.object, dirty.agent));
+        for Dirty { object: id, agent, before } in dirty.drain(..) {
+            let object = self.object(id);
+            let after = object.find(agent).ok().map(|at| object.agents[at].1);
+            if before == after {
+                continue;
+            }
+            let hash = |claim: Claim| claim_hash(object.digest, names.agents.digest(agent), &claim.words(names));
+            let delta = after.map_or(0, hash).wrapping_sub(before.map_or(0, hash));
+            let value = RowValue::Report(names.agents.name(agent).clone(), after.map(|claim| claim.report(names)));
+            row(id, Row { partition: object.partition, object: object.name.clone(), value }, delta);
+        }
+        self.dirty = dirty; // keeps its room
+    }
+
+    /// Publish forgot these objects, each at its seq; their ids are free once that is committed, unless something happened since.
+    pub(crate) fn forgotten(&mut self, gone: impl IntoIterator<Item = (Seq, ObjectId)>) {
+        self.gone.extend(gone);
+    }
+
+    /// Everything up to `last`, inclusive, is committed.
+    pub(crate) fn committed(&mut self, last: Seq) {
+        let Self { objects, ids, free, gone, .. } = self;
+        gone.retain(|(seq, id)| {
+            if *seq > last {
+                return true;
+            }
+            let slot = &mut objects[*id as usize];
+            if let Some(object) = slot.as_ref().filter(|object| object.agents.is_empty() && object.touched <= *seq) {
+                let found = ids.find_entry(object.hash, |(_, other)| other == id);
+                found.expect("a known object is in the table").remove();
+                *slot = None;
+                free.push(*id);
+            }
+            false
+        });
+    }
+
+    pub(crate) fn object(&self, id: ObjectId) -> &Object {
+        self.objects[id as usize].as_ref().expect("a known object")
+    }
+
+    pub(crate) fn object_mut(&mut self, id: ObjectId) -> &mut Object {
+        self.objects[id as usize].as_mut().expect("a known object")
+    }
+
+    /// How many objects are known.
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+fn is_late(set: &Set, held: &Claim, ts_ms: Millis) -> bool {
+    set.order == Order::Timestamp && ts_ms < held.ts_ms
+}
+
+impl Claim {
+    fn words(&self, names: &Names) -> ClaimWords {
+        ClaimWords { state: names.states.digest(self.state), ts_ms: self.ts_ms, offset: self.offset, due_ms: self.due() }
+    }
+
+    /// The claim with its name.
+    pub(crate) fn report(&self, names: &Names) -> Report {
+        Report { state: names.states.name(self.state).clone(), ts_ms: self.ts_ms, offset: self.offset, due_ms: self.due() }
+    }
+}

@@ -1,0 +1,99 @@
+//! One object in the index: its agents' latest claims, and which of them is the newest.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    names::AgentId,
+    rule::decide::Set,
+    tally::StateId,
+    vocabulary::{Millis, Name, Offset, Partition, Seq},
+};
+
+/// A report in ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    pub(crate) state: StateId,
+    pub(crate) ts_ms: Millis,
+    pub(crate) offset: Offset,
+    /// The multiple at which it expires, or [`Claim::NEVER`].
+    pub(crate) due_ms: Millis,
+}
+
+impl Claim {
+    /// No ttl. Not an option, so that the claim stays small.
+    pub(crate) const NEVER: Millis = Millis::MAX;
+
+    pub(crate) fn due(&self) -> Option<Millis> {
+        (self.due_ms != Self::NEVER).then_some(self.due_ms)
+    }
+
+    /// Whether nothing but recency tells the two apart, and neither runs out.
+    pub(crate) fn is_same_for_good(&self, other: &Self) -> bool {
+        self.state == other.state && self.due_ms == Self::NEVER && other.due_ms == Self::NEVER
+    }
+}
+
+/// A known object.
+pub(crate) struct Object {
+    pub(crate) name: Name,
+    pub(crate) partition: Partition,
+    /// Stable hash of partition and name, for row digests.
+    pub(crate) digest: u64,
+    /// The caller's hash, for the index.
+    pub(crate) hash: u64,
+    pub(crate) set: usize,
+    /// The seq of the last event that changed something.
+    pub(crate) touched: Seq,
+    /// The latest claims, by agent.
+    pub(crate) agents: Vec<(AgentId, Claim)>,
+    /// Whose claim is the newest; kept only where the rule asks.
+    newest: Option<AgentId>,
+}
+
+impl Object {
+    pub(crate) fn new(name: Name, partition: Partition, digest: u64, hash: u64, set: usize) -> Self {
+        Self { name, partition, digest, hash, set, touched: 0, agents: Vec::new(), newest: None }
+    }
+
+    /// Where the agent's claim stands, or would stand.
+    #[inline]
+    pub(crate) fn find(&self, agent: AgentId) -> Result<usize, usize> {
+        self.agents.binary_search_by_key(&agent, |(agent, _)| *agent)
+    }
+
+    /// The state of the newest report, where the rule follows it.
+    pub(crate) fn newest_state(&self) -> Option<StateId> {
+        let at = self.find(self.newest?).expect("the newest is held");
+        Some(self.agents[at].1.state)
+    }
+
+    /// Puts a claim (or none) in the agent's place; returns what was there.
+    pub(crate) fn put(&mut self, agent: AgentId, claim: Option<Claim>, set: &Set) -> Option<Claim> {
+        let before = match (self.find(agent), claim) {
+            (Ok(at), Some(claim)) => Some(std::mem::replace(&mut self.agents[at].1, claim)),
+            (Ok(at), None) => Some(self.agents.remove(at).1),
+            (Err(at), Some(claim)) => {
+                self.agents.insert(at, (agent, claim));
+                None
+            }
+            (Err(_), None) => None,
+        };
+        if set.latest {
+            self.follow_newest(agent, claim, set);
+        }
+        before
+    }
+
+    fn follow_newest(&mut self, agent: AgentId, claim: Option<Claim>, set: &Set) {
+        let Some(claim) = claim else {
+            if self.newest == Some(agent) {
+                self.newest = self.agents.iter().max_by_key(|(_, claim)| set.recency(claim)).map(|(agent, _)| *agent);
+            }
+            return;
+        };
+        let newest = self.newest.and_then(|newest| self.find(newest).ok()).map(|at| set.recency(&self.agents[at].1));
+        if newest.is_none_or(|newest| newest <= set.recency(&claim)) {
+            self.newest = Some(agent);
+        }
+    }
+}
