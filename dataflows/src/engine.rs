@@ -48,8 +48,8 @@ use crate::{
     reports::{Claim, Context, ReportDiff, Reports, Said, Subject, TallyDiff},
     rule::decide::Rules,
     tally::Tally,
-    vocabulary::{Change, Event, Name, Partition, Row, RowValue, Run, Seq},
     verdict::{self, ReportsTrace},
+    vocabulary::{Change, Event, Name, Partition, Row, RowValue, Run, Seq},
 };
 
 type PublishedTrace = TraceAgent<ValSpine<(Name, Partition), Entry, Seq, i32>>;
@@ -354,7 +354,8 @@ fn build(
         let (reports_input, reports) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<ReportDiff>>>();
         let (tally_input, tallies) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<TallyDiff>>>();
         let (control_input, control) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<(Seq, Control)>>>();
-        let reports = arrange_core::<_, _, _, ValSpine<ObjectId, (AgentId, Claim), Seq, i32>>(reports, Pipeline, "Reports", ValBatcher::new);
+        let reports =
+            arrange_core::<_, _, _, ValSpine<ObjectId, (AgentId, Claim), Seq, i32>>(reports, Pipeline, "Reports", ValBatcher::new);
         let tallies = tallies.as_collection().map(|object| (object, ())).inner;
         let tallies = arrange_core::<_, _, _, KeySpine<ObjectId, Seq, Tally>>(tallies, Pipeline, "Tally", KeyBatcher::new);
         let (reports_trace, tally_trace) = (reports.trace.clone(), tallies.trace.clone());
@@ -366,12 +367,8 @@ fn build(
         let shared = Shared { rules: rules.clone(), names: names.clone(), outbox: outbox.clone(), tallies: tally_trace.clone() };
         let published = publish(decisions, control, shared);
         let by_state = published.clone().map(|(_, (_, row))| (row.state.clone(), ())).inner;
-        let published = arrange_core::<_, _, _, ValSpine<(Name, Partition), Entry, Seq, i32>>(
-            published.inner,
-            Pipeline,
-            "Published",
-            ValBatcher::new,
-        );
+        let published =
+            arrange_core::<_, _, _, ValSpine<(Name, Partition), Entry, Seq, i32>>(published.inner, Pipeline, "Published", ValBatcher::new);
         let summary = arrange_core::<_, _, _, KeySpine<Option<Name>, Seq, i32>>(by_state, Pipeline, "Summary", KeyBatcher::new);
         published.stream.probe_with(&probe);
         summary.stream.probe_with(&probe);

@@ -8,9 +8,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{
-    vocabulary::{Name, Seq},
-};
+use crate::vocabulary::{Name, Seq};
 
 /// Index of an interned agent.
 pub(crate) type AgentId = u32;

@@ -179,7 +179,8 @@ impl Reports {
 
     /// Forgets all reports of a partition: makes differences, but no rows. Returns its objects.
     pub(crate) fn give_up(&mut self, partition: Partition, context: &mut Context<'_>) -> Vec<ObjectId> {
-        let mine = |(id, object): (usize, &Option<Object>)| object.as_ref().filter(|object| object.partition == partition).map(|_| id as ObjectId);
+        let mine =
+            |(id, object): (usize, &Option<Object>)| object.as_ref().filter(|object| object.partition == partition).map(|_| id as ObjectId);
         let ids: Vec<_> = self.objects.iter().enumerate().filter_map(mine).collect();
         let clean = self.dirty.len();
         ids.iter().for_each(|id| self.purge(*id, context));

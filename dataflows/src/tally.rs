@@ -25,7 +25,10 @@ pub(crate) struct Tally {
     pub(crate) live: i32,
     few: [i32; FEW],
     /// The other states' weights by id, without zeros; null where there are none.
-    #[allow(clippy::box_collection)] // a null pointer of 8 bytes where a vector takes 24, in every update of the hottest arrangement
+    #[allow(
+        clippy::box_collection,
+        reason = "a null pointer of 8 bytes where a vector takes 24, in every update of the hottest arrangement"
+    )]
     more: Option<Box<Vec<(StateId, i32)>>>,
 }
 

@@ -74,13 +74,9 @@ pub(crate) fn over_tallies<'a>(
                     }
                     let decided = verdict(object, &tally);
                     match before {
-                        Some((same, at, before)) if (same, at) == (object, seq) => {
-                            if verdict(object, &before) == decided {
-                                continue;
-                            }
-                        }
-                        Some((other, at, _)) => session.give((other, at, Update::Emptied)),
-                        None => {}
+                        Some((same, at, before)) if (same, at) == (object, seq) && verdict(object, &before) == decided => continue,
+                        Some((other, at, _)) if (other, at) != (object, seq) => session.give((other, at, Update::Emptied)),
+                        _ => {}
                     }
                     session.give((object, seq, Update::Decided(decided, tally)));
                 }

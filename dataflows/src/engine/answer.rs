@@ -176,10 +176,7 @@ impl Engine {
     }
 }
 
-type Opened<Tr> = (
-    differential_dataflow::trace::cursor::CursorList<BatchCursor<Tr>>,
-    Vec<<Tr as TraceReader>::Batch>,
-);
+type Opened<Tr> = (differential_dataflow::trace::cursor::CursorList<BatchCursor<Tr>>, Vec<<Tr as TraceReader>::Batch>);
 
 fn open<Tr: TraceReader<Time = Seq, Batch: differential_dataflow::trace::Navigable>>(trace: &mut Tr) -> Opened<Tr> {
     cursor_list(trace.batches_through(Antichain::new().borrow()).expect("all batches can be had"))
@@ -236,8 +233,12 @@ fn why(object: &ObjectView, verdict: Option<&Name>, on_empty: OnEmpty, on_none: 
         (None, _) if object.votes.live == 0 => "no live report".to_owned(),
         (None, None) => format!("{} gives no verdict, and nothing was published before", object.rule),
         (Some(state), Some(verdict)) if state == verdict => format!("{} decides \"{state}\"", object.rule),
-        (Some(state), None) if object.votes.live == 0 && on_empty == OnEmpty::Keep => format!("no live report; \"{state}\" stays (on_empty = keep)"),
-        (Some(state), None) if *on_none == OnNone::Keep => format!("{} gives no verdict now; \"{state}\" stays (on_none = keep)", object.rule),
+        (Some(state), None) if object.votes.live == 0 && on_empty == OnEmpty::Keep => {
+            format!("no live report; \"{state}\" stays (on_empty = keep)")
+        }
+        (Some(state), None) if *on_none == OnNone::Keep => {
+            format!("{} gives no verdict now; \"{state}\" stays (on_none = keep)", object.rule)
+        }
         (state, verdict) => format!("{} decides {verdict:?}, published is {state:?}", object.rule),
     }
 }

@@ -1,0 +1,157 @@
+//! The dataflow alone: no log, no decoding, names as strings, every arrangement kept, committed as it goes.
+//!
+//! Shape: the reference workload (`scripts/kafka gen`, the same random numbers): agents report on objects whose truth flips slowly, each
+//! errs in a tenth of its reports. The number of changes is known for the default shape and checked, so a fast wrong engine fails.
+//!
+//! `cargo bench -p statehouse-dataflows --bench engine -- [reports] [objects] [agents] [epoch] [workers]`
+
+use std::{env, fs, sync::Arc, thread, time::Instant};
+
+use mimalloc::MiMalloc;
+use statehouse_dataflows::{
+    engine::Engine,
+    plan::{Plan, Rule, RuleSet},
+    vocabulary::{Event, Run, Seq},
+};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// The changes of the default shape (4,000,000 reports, 200,000 objects, 5 agents, seed 1, majority).
+const CHANGES: usize = 577_702;
+const DEFAULT_SHAPE: (u64, i32, i32) = (4_000_000, 200_000, 5);
+
+fn main() {
+    let numbers: Vec<u64> = env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let number = |at: usize, default: u64| numbers.get(at).copied().unwrap_or(default);
+    let (reports, objects, agents) = (number(0, 4_000_000), number(1, 200_000) as i32, number(2, 5) as i32);
+    let (epoch, workers) = (number(3, 100_000), number(4, 1) as usize);
+    let world = Arc::new(World::new(reports, objects, agents));
+    let before_bytes = resident_bytes();
+    let start = Instant::now();
+    let handles: Vec<_> = (0..workers)
+        .map(|worker| {
+            let world = world.clone();
+            thread::spawn(move || work(&world, worker, workers, epoch))
+        })
+        .collect();
+    let done: Vec<Done> = handles.into_iter().map(|handle| handle.join().expect("a worker")).collect();
+    let seconds = start.elapsed().as_secs_f64();
+    let changes: usize = done.iter().map(|done| done.changes).sum();
+    let held: usize = done.iter().map(|done| done.held).sum();
+    let peak_bytes = done.iter().map(|done| done.resident_bytes).max().unwrap_or(0);
+    let rate = reports as f64 / seconds;
+    println!(
+        "engine reports={reports} objects={objects} agents={agents} epoch={epoch} workers={workers} reports_per_s={rate:.0} \
+         reports_per_s_per_core={:.0} changes={changes} held={held} bytes_per_report_held={:.0}",
+        rate / workers as f64,
+        (peak_bytes.saturating_sub(before_bytes)) as f64 / held as f64
+    );
+    if (reports, objects, agents) == DEFAULT_SHAPE {
+        assert_eq!(changes, CHANGES, "the engine is wrong");
+    }
+}
+
+struct Done {
+    changes: usize,
+    held: usize,
+    /// Memory while everything is held.
+    resident_bytes: u64,
+}
+
+/// One worker: its share of every epoch.
+fn work(world: &World, worker: usize, workers: usize, epoch: u64) -> Done {
+    let plan = Plan::of(RuleSet::new(Rule::Majority)).expect("a valid plan");
+    let mut engine = Engine::new(Arc::new(plan));
+    let mut done = Done { changes: 0, held: 0, resident_bytes: 0 };
+    let total = world.claims.len() as u64;
+    let mut first = 0;
+    while first < total {
+        let end = (first + epoch).min(total);
+        engine.run(Run { first: first + 1, count: end - first, partition: 0, event: first, clock_ms: 0, offset: Some(first as i64) });
+        for at in first..end {
+            let (object, agent, attacked) = world.claims[at as usize];
+            let (name, hash) = &world.objects[object as usize];
+            if ((u128::from(*hash) * workers as u128) >> 64) as usize != worker {
+                continue;
+            }
+            let state = if attacked { "under_attack" } else { "normal" };
+            let event = Event::Report { agent: &world.agents[agent as usize], state, ts_ms: 1_763_800_000_000 + at as i64, ttl_ms: None };
+            engine.apply(at as Seq + 1, name, *hash, event);
+        }
+        done.changes += engine.close(end + 1).changes.len();
+        engine.committed(end);
+        first = end;
+    }
+    let query = statehouse_dataflows::query::ListQuery { limit: usize::MAX, ..Default::default() };
+    done.held = engine.list(&query).iter().map(|view| view.votes.live as usize).sum();
+    done.resident_bytes = resident_bytes();
+    done
+}
+
+/// The workload, made before the clock starts.
+struct World {
+    objects: Vec<(String, u64)>,
+    agents: Vec<String>,
+    claims: Vec<(u32, u16, bool)>,
+}
+
+impl World {
+    fn new(reports: u64, objects: i32, agents: i32) -> Self {
+        let mut random = JavaRandom::new(1);
+        let claim = |at: u64| {
+            let (object, agent) = (random.next_int(objects), random.next_int(agents));
+            let truth = ((i64::from(object) * 2_654_435_761 + (at / (reports / 8 + 1)) as i64) & 3) == 0;
+            let attacked = if random.next_double() < 0.1 { !truth } else { truth };
+            (object as u32, agent as u16, attacked)
+        };
+        Self {
+            claims: (0..reports).map(claim).collect(),
+            objects: (0..objects).map(|object| (format!("site-{object:08}.example.com"), mixed(object as u64))).collect(),
+            agents: (0..agents).map(|agent| format!("waf-proxy-{agent:04}")).collect(),
+        }
+    }
+}
+
+/// A bijective mix (SplitMix64's finaliser), standing for the keyed hash of the pump.
+fn mixed(number: u64) -> u64 {
+    let number = (number.wrapping_add(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
+}
+
+/// The generator of `java.util.Random`, as its documentation gives it, so that the workload is the one of the Kafka benchmarks.
+struct JavaRandom(i64);
+
+impl JavaRandom {
+    fn new(seed: i64) -> Self {
+        Self((seed ^ 0x5_DEEC_E66D) & ((1 << 48) - 1))
+    }
+
+    fn next(&mut self, bits: u32) -> i32 {
+        self.0 = (self.0.wrapping_mul(0x5_DEEC_E66D).wrapping_add(0xB)) & ((1 << 48) - 1);
+        (self.0 >> (48 - bits)) as i32
+    }
+
+    fn next_int(&mut self, bound: i32) -> i32 {
+        if bound & (bound - 1) == 0 {
+            return ((i64::from(bound) * i64::from(self.next(31))) >> 31) as i32;
+        }
+        loop {
+            let bits = self.next(31);
+            let value = bits % bound;
+            if bits.wrapping_sub(value).wrapping_add(bound - 1) >= 0 {
+                return value;
+            }
+        }
+    }
+
+    fn next_double(&mut self) -> f64 {
+        ((i64::from(self.next(26)) << 27) + i64::from(self.next(27))) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+fn resident_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
