@@ -1,291 +1,123 @@
-//! The configuration: what was typed (this file's structs, one per section of `statehouse.toml`), and what it means.
+//! The configuration: what was typed in `statehouse.toml` or the environment, checked, and what it means.
 //!
-//! Every setting has its unit in its name or takes a duration with a unit ("5m"), a default, and a reason here. Errors name the setting,
-//! the value and the fix. `main` reads it; every stage gets just its own section.
+//! `main` loads it once; every stage gets just its own section. A setting has its unit in its name or takes a duration with a unit
+//! ("5m"), and a default. The environment wins over the file: `STATEHOUSE__HTTP__LISTEN=0.0.0.0:7717` sets `http.listen`.
+//! Errors name the setting, the value and the fix. `examples/statehouse.toml` lists every setting.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+mod check;
+mod describe;
+mod error;
+mod load;
+mod rules;
+mod sections;
 
-use serde::Deserialize;
+use std::{collections::BTreeMap, thread};
 
-/// `statehouse.toml`, as typed.
-#[derive(Clone, Debug, Deserialize)]
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::load::typed;
+pub use self::{error::ConfigError, rules::RuleConfig, sections::*};
+
+/// `statehouse.toml`, loaded and checked.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The application id: names the consumer group and, unless told otherwise, the topics.
     pub house: String,
-    /// Worker threads; default: the cores.
+    /// Worker threads; none: as many as cores ([`Config::worker_count`]).
     pub workers: Option<usize>,
     /// Which log.
     #[serde(default)]
     pub log: LogKind,
+    /// What comes in.
     #[serde(default)]
     pub source: SourceConfig,
+    /// What goes out.
     #[serde(default)]
     pub sink: SinkConfig,
+    /// How much makes an epoch.
     #[serde(default)]
     pub commit: CommitConfig,
+    /// Names of topics; those not given follow the house's name ([`Config::topics`]).
     #[serde(default)]
     pub topics: TopicsConfig,
+    /// The Kafka log.
     #[serde(default)]
     pub kafka: KafkaConfig,
+    /// The embedded log.
     #[serde(default)]
     pub local: LocalConfig,
+    /// The HTTP server.
     #[serde(default)]
     pub http: HttpConfig,
-    /// `[[rule]]`: by prefix; the longest matching prefix wins.
+    /// `[[rule]]`: by prefix; the longest matching prefix wins. None: majority for all objects.
     #[serde(default, rename = "rule")]
     pub rules: Vec<RuleConfig>,
+    /// Where each setting that is not a default was set, by its dotted name.
+    #[serde(skip)]
+    origins: BTreeMap<String, Origin>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogKind {
-    #[default]
-    Local,
-    Kafka,
+/// Where a setting was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    /// In the file.
+    File,
+    /// In this environment variable.
+    Environment(String),
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SourceConfig {
-    /// json | text (the value is the state).
-    pub format: SourceFormat,
-    /// Where the agent is: a JSON pointer, or a header, or fixed.
-    pub agent: AgentFrom,
-    /// JSON pointers.
-    pub state: String,
-    pub ts: String,
-    pub ttl: String,
-    /// JSON pointer of the record's type (`"override"`).
-    pub r#type: String,
-    /// JSON pointer of an override's duration.
-    pub r#for: String,
-    /// "earliest" | "latest" | a time as milliseconds since the epoch or RFC 3339.
-    pub start: toml::Value,
-    pub on_reject: OnReject,
-    /// Timestamps further ahead of the wall-clock are rejects; a wall-clock that steps further stops wall ticks.
-    pub max_future_skew: String,
-    pub max_key_bytes: usize,
-    pub max_value_bytes: usize,
-    pub max_agent_bytes: usize,
+/// The names of a house's five topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    /// Reports come in here.
+    pub source: String,
+    /// Changes go out here.
+    pub sink: String,
+    /// The rolling checkpoint.
+    pub checkpoint: String,
+    /// Source records that can't be used.
+    pub rejects: String,
+    /// Who runs the house.
+    pub instances: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceFormat {
-    #[default]
-    Json,
-    Text,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub enum AgentFrom {
-    Pointer(String),
-    Header { header: String },
-    Fixed { fixed: String },
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnReject {
-    #[default]
-    Skip,
-    Stop,
-}
-
-impl Default for SourceConfig {
-    fn default() -> Self {
+impl Config {
+    /// The configuration of a house in which everything else is the default.
+    #[must_use]
+    pub fn of(house: &str) -> Self {
         Self {
-            format: SourceFormat::Json,
-            agent: AgentFrom::Pointer("/agent".into()),
-            state: "/state".into(),
-            ts: "/ts".into(),
-            ttl: "/ttl".into(),
-            r#type: "/type".into(),
-            r#for: "/for".into(),
-            start: toml::Value::String("earliest".into()),
-            on_reject: OnReject::Skip,
-            max_future_skew: "5m".into(),
-            max_key_bytes: 4096,
-            max_value_bytes: 65536,
-            max_agent_bytes: 256,
+            house: house.to_owned(),
+            workers: None,
+            log: LogKind::default(),
+            source: SourceConfig::default(),
+            sink: SinkConfig::default(),
+            commit: CommitConfig::default(),
+            topics: TopicsConfig::default(),
+            kafka: KafkaConfig::default(),
+            local: LocalConfig::default(),
+            http: HttpConfig::default(),
+            rules: Vec::new(),
+            origins: BTreeMap::new(),
         }
     }
-}
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SinkConfig {
-    pub format: SinkFormat,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SinkFormat {
-    #[default]
-    Full,
-    State,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CommitConfig {
-    /// An epoch is open at least this long. Default 5.
-    pub min_interval_ms: u64,
-    /// An epoch takes at most this many source records; then reading waits for the commit.
-    pub max_records: usize,
-}
-
-impl Default for CommitConfig {
-    fn default() -> Self {
-        Self { min_interval_ms: 5, max_records: 100_000 }
+    /// How many worker threads: as configured, else the cores.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        self.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from).min(check::WORKERS_MAX))
     }
-}
 
-/// Topic names; default `<house>-reports`, `-changes`, `-checkpoint`, `-rejects`, `-instances`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TopicsConfig {
-    pub source: Option<String>,
-    pub sink: Option<String>,
-    pub checkpoint: Option<String>,
-    pub rejects: Option<String>,
-    pub instances: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct KafkaConfig {
-    pub brokers: String,
-    /// Topics that are missing are created with these.
-    pub create_topics: bool,
-    pub partitions: i32,
-    pub replication_factor: i32,
-    /// Default 10 s: how long a dead instance keeps its partitions.
-    pub session_timeout_ms: u32,
-    pub transaction_timeout_ms: u32,
-    /// The source producers' partitioner, for HTTP writes and routing: murmur2 (Java's default) | crc32 (librdkafka's "consistent").
-    pub partitioner: Partitioner,
-    /// Passed through to the client as they are. Values `{ file = "path" }` or `{ env = "NAME" }` are secrets read from there.
-    pub properties: BTreeMap<String, PropertyValue>,
-}
-
-impl Default for KafkaConfig {
-    fn default() -> Self {
-        Self {
-            brokers: "127.0.0.1:9092".into(),
-            create_topics: true,
-            partitions: 4,
-            replication_factor: -1,
-            session_timeout_ms: 10_000,
-            transaction_timeout_ms: 10_000,
-            partitioner: Partitioner::Murmur2,
-            properties: BTreeMap::new(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Partitioner {
-    #[default]
-    Murmur2,
-    Crc32,
-}
-
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub enum PropertyValue {
-    Text(String),
-    Number(i64),
-    Flag(bool),
-    File { file: PathBuf },
-    Env { env: String },
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LocalConfig {
-    /// The directory of the embedded log.
-    pub path: PathBuf,
-    pub partitions: i32,
-    /// Sink records and rejects kept for reading back, each per partition.
-    pub keep_records: u64,
-    /// Writes that may wait for their commit.
-    pub queue_records: usize,
-}
-
-impl Default for LocalConfig {
-    fn default() -> Self {
-        Self { path: "statehouse-data".into(), partitions: 1, keep_records: 1_000_000, queue_records: 100_000 }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HttpConfig {
-    pub listen: SocketAddr,
-    pub max_connections: usize,
-    pub max_body_bytes: usize,
-    pub header_timeout_ms: u64,
-    pub request_timeout_ms: u64,
-    /// A reader that takes nothing for this long is cut off.
-    pub write_timeout_ms: u64,
-    pub max_list: usize,
-    /// Questions that may wait at a worker; beyond it 503.
-    pub queue_questions: usize,
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self {
-            listen: ([127, 0, 0, 1], 7717).into(),
-            max_connections: 1024,
-            max_body_bytes: 8 << 20,
-            header_timeout_ms: 10_000,
-            request_timeout_ms: 30_000,
-            write_timeout_ms: 30_000,
-            max_list: 1_000,
-            queue_questions: 1_024,
-        }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RuleConfig {
-    #[serde(default)]
-    pub prefix: String,
-    /// latest | majority | plurality | any | quorum | unanimous | a registered rule's name.
-    pub rule: String,
-    #[serde(default)]
-    pub weights: toml::Table,
-    pub min_reports: Option<u32>,
-    /// "live" | N.
-    pub of: Option<toml::Value>,
-    /// "keep" | "latest" | { state = "unknown" }.
-    pub on_none: Option<toml::Value>,
-    /// "remove" | "keep".
-    pub on_empty: Option<String>,
-    /// "arrival" | "timestamp".
-    pub order: Option<String>,
-    /// any: states by falling priority, and what else.
-    pub priority: Option<Vec<String>>,
-    pub otherwise: Option<String>,
-    /// quorum: one of the two.
-    pub k: Option<u32>,
-    /// "60 %".
-    pub share: Option<String>,
-}
-
-/// Never shows a value: it may be a secret.
-impl std::fmt::Debug for PropertyValue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File { file } => write!(f, "(from file {})", file.display()),
-            Self::Env { env } => write!(f, "(from environment variable {env})"),
-            _ => f.write_str("***"),
+    /// The topics: as configured, else `<house>-reports`, `-changes`, `-checkpoint`, `-rejects`, `-instances`.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        let name = |given: &Option<String>, role: &str| given.clone().unwrap_or_else(|| format!("{}-{role}", self.house));
+        Topics {
+            source: name(&self.topics.source, "reports"),
+            sink: name(&self.topics.sink, "changes"),
+            checkpoint: name(&self.topics.checkpoint, "checkpoint"),
+            rejects: name(&self.topics.rejects, "rejects"),
+            instances: name(&self.topics.instances, "instances"),
         }
     }
 }

@@ -138,6 +138,10 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All there are, for whoever reads names back.
+    pub const ALL: [Self; 9] =
+        [Self::Vote, Self::Override, Self::Hold, Self::Expiry, Self::Purge, Self::Reminder, Self::Forget, Self::Task, Self::Rule];
+
     /// The cause's name on the sink, in the API and in the checkpoint.
     #[must_use]
     pub fn as_str(self) -> &'static str {

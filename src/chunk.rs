@@ -1,0 +1,229 @@
+//! A chunk of the checkpoint: the rows of one partition and epoch, as one or more records ("pieces") that can be read each by itself.
+//!
+//! Between the workers' rows and the log; the restore reads them back. The order of rows is kept; rows of one object should be adjacent, as
+//! an object's name is written once for each run of its rows. What is wrong with bytes that are read is said, never guessed at, and nothing
+//! is allocated that they merely claim.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..4 | [`MAGIC`] |
+//! | 4 | version: [`VERSION`] |
+//! | 5..13 | xxh3 (64 bits, little endian, seeded with the version) of everything after it |
+//! | 13 | codec of the body: 0 as it stands, 1 lz4 block |
+//! | 14..18 | index of the piece, from 0 (`u32`, little endian) |
+//! | 18..22 | number of pieces of the chunk (`u32`, little endian) |
+//! | 22..26 | length of the body before compression, at most [`BODY_BYTES_MAX`] (`u32`, little endian) |
+//! | 26.. | the body: postcard of [`body::Body`], columns of packed integers and of names |
+//!
+//! A version's layout never changes; a new field means a new version, and the versions of the last release stay readable.
+//! Known limit: the checksum finds accidents, not forgers. Whoever may write to the checkpoint topic may write anything.
+
+mod body;
+mod names;
+mod packed;
+mod read;
+
+use lz4_flex::block;
+use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, Row};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use self::body::Flaw;
+
+/// The largest piece that is usually asked for: below the 1 MB that brokers take for a record, with room for its envelope.
+pub const PIECE_BYTES_MAX: usize = 900_000;
+/// The longest body before compression. A reader's memory hangs on it.
+pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+const MAGIC: [u8; 4] = *b"SHck";
+const VERSION: u8 = 1;
+const CHECKSUM_AT: usize = 5;
+const CHECKED_AT: usize = 13;
+const BODY_AT: usize = 26;
+const STORED: u8 = 0;
+const LZ4: u8 = 1;
+/// A block of lz4 never grows more than this: one more byte of length stands for at most 255.
+const LZ4_GROWTH_MAX: usize = 255;
+
+/// What a chunk says beside its rows. All of it as of the epoch's end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The house that wrote it.
+    pub house: String,
+    /// Whose rows they are.
+    pub partition: Partition,
+    /// The chunk's number: 1, 2, 3, ... per partition.
+    pub n: u64,
+    /// The first source offset not in it or before it.
+    pub next_offset: Offset,
+    /// The partition's clock.
+    pub clock_ms: Millis,
+    /// The number of the partition's next event.
+    pub event: u64,
+    /// The digest of the partition's live rows after this chunk.
+    pub digest: u64,
+    /// (offset, multiple) of every tick that a record or a firing follows, rising. Each piece has a part of them.
+    pub ticks: Vec<(Offset, Millis)>,
+    /// The instance that wrote it.
+    pub instance: String,
+}
+
+/// One record of the checkpoint, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The chunk's header, with this piece's part of the ticks.
+    pub header: Header,
+    /// Which piece of the chunk it is, from 0.
+    pub index: u32,
+    /// How many pieces the chunk has.
+    pub count: u32,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+/// Bytes that are not a piece of a chunk.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChunkError {
+    /// There is not even a frame.
+    #[error("{bytes} bytes are too short for a piece of a chunk")]
+    Short {
+        /// How many there are.
+        bytes: usize,
+    },
+    /// They are somebody else's.
+    #[error("not a piece of a chunk: it does not begin with \"SHck\"")]
+    Foreign,
+    /// They are of a release that this one can't read.
+    #[error("a piece of version {0}, this release reads version {VERSION}: use the release that wrote it, or a later one")]
+    Version(u8),
+    /// They were changed, or are not all there.
+    #[error("the checksum does not match: the piece is damaged")]
+    Checksum,
+    /// The frame contradicts itself.
+    #[error("the frame's {0} can't be")]
+    Frame(&'static str),
+    /// The body can't be decompressed.
+    #[error("the body can't be decompressed: {0}")]
+    Compression(String),
+    /// The body contradicts itself.
+    #[error("the body's {0} can't be")]
+    Body(&'static str),
+}
+
+/// Writes a chunk of these rows, which must be of the header's partition, in pieces of at most `max_bytes` each. At least one piece; a
+/// piece is larger only where a single row or tick already is.
+#[must_use]
+pub fn encode(header: &Header, rows: &[Row], max_bytes: usize) -> Vec<Vec<u8>> {
+    debug_assert!(rows.iter().all(|row| row.partition == header.partition), "rows of one partition");
+    let mut pieces = Vec::with_capacity(1);
+    write(header, &header.ticks, rows, max_bytes, &mut pieces);
+    let count = u32::try_from(pieces.len()).expect("fewer pieces than rows and ticks fit memory");
+    for (index, piece) in (0..count).zip(&mut pieces) {
+        seal(piece, index, count);
+    }
+    pieces
+}
+
+/// Writes frames without index, count and checksum: those are known at the end.
+fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &[Row], max_bytes: usize, pieces: &mut Vec<Vec<u8>>) {
+    let parts = if body::is_readable(ticks, rows) {
+        let body = body::write(header, ticks, rows);
+        let piece = frame(&body);
+        let is_small = piece.len() <= max_bytes && body.len() <= BODY_BYTES_MAX;
+        if is_small || rows.len().max(ticks.len()) <= 1 {
+            pieces.push(piece);
+            return;
+        }
+        piece.len() / max_bytes.max(1) + 1
+    } else {
+        2
+    };
+    let parts = parts.clamp(2, rows.len().max(ticks.len()));
+    let (mut first_row, mut first_tick) = (0, 0);
+    for part in 1..=parts {
+        let end_row = boundary(rows, rows.len() * part / parts).max(first_row);
+        let end_tick = ticks.len() * part / parts;
+        if end_row > first_row || end_tick > first_tick {
+            write(header, &ticks[first_tick..end_tick], &rows[first_row..end_row], max_bytes, pieces);
+        }
+        (first_row, first_tick) = (end_row, end_tick);
+    }
+}
+
+/// The first place from `near` on where another object begins; `near` itself where none does.
+fn boundary(rows: &[Row], near: usize) -> usize {
+    let begins = |at: &usize| rows[*at - 1].object != rows[*at].object;
+    if near == 0 { 0 } else { (near..rows.len()).find(begins).unwrap_or(near) }
+}
+
+fn frame(body: &[u8]) -> Vec<u8> {
+    let mut piece = vec![0; BODY_AT + block::get_maximum_output_size(body.len())];
+    let compressed = block::compress_into(body, &mut piece[BODY_AT..]).expect("the room that lz4 asks for is there");
+    piece.truncate(BODY_AT + compressed);
+    let codec = if compressed < body.len() { LZ4 } else { STORED };
+    if codec == STORED {
+        piece.truncate(BODY_AT);
+        piece.extend_from_slice(body);
+    }
+    piece[..4].copy_from_slice(&MAGIC);
+    piece[4] = VERSION;
+    piece[CHECKED_AT] = codec;
+    piece[22..26].copy_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    piece
+}
+
+fn seal(piece: &mut [u8], index: u32, count: u32) {
+    piece[14..18].copy_from_slice(&index.to_le_bytes());
+    piece[18..22].copy_from_slice(&count.to_le_bytes());
+    let checksum = xxh3_64_with_seed(&piece[CHECKED_AT..], u64::from(VERSION));
+    piece[CHECKSUM_AT..CHECKED_AT].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// Reads one record of the checkpoint.
+///
+/// # Errors
+/// When, and only when, it is not a whole, undamaged piece of a version that this release knows.
+pub fn decode(bytes: &[u8]) -> Result<Piece, ChunkError> {
+    if !bytes.starts_with(&MAGIC[..MAGIC.len().min(bytes.len())]) {
+        return Err(ChunkError::Foreign);
+    }
+    if bytes.len() < BODY_AT {
+        return Err(ChunkError::Short { bytes: bytes.len() });
+    }
+    if bytes[4] != VERSION {
+        return Err(ChunkError::Version(bytes[4]));
+    }
+    let checksum = xxh3_64_with_seed(&bytes[CHECKED_AT..], u64::from(VERSION));
+    if bytes[CHECKSUM_AT..CHECKED_AT] != checksum.to_le_bytes() {
+        return Err(ChunkError::Checksum);
+    }
+    let (index, count, length) = (number(bytes, 14), number(bytes, 18), number(bytes, 22) as usize);
+    if index >= count {
+        return Err(ChunkError::Frame("index"));
+    }
+    let stored = &bytes[BODY_AT..];
+    let (header, rows) = match bytes[CHECKED_AT] {
+        STORED if length == stored.len() && length <= BODY_BYTES_MAX => read(stored)?,
+        LZ4 if length <= BODY_BYTES_MAX.min(stored.len().saturating_mul(LZ4_GROWTH_MAX)) => read(&decompress(stored, length)?)?,
+        STORED | LZ4 => return Err(ChunkError::Frame("length")),
+        _ => return Err(ChunkError::Frame("codec")),
+    };
+    Ok(Piece { header, index, count, rows })
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn decompress(stored: &[u8], length: usize) -> Result<Vec<u8>, ChunkError> {
+    let mut body = vec![0; length];
+    match block::decompress_into(stored, &mut body) {
+        Ok(written) if written == length => Ok(body),
+        Ok(_) => Err(ChunkError::Frame("length")),
+        Err(e) => Err(ChunkError::Compression(e.to_string())),
+    }
+}
+
+fn read(body: &[u8]) -> Result<(Header, Vec<Row>), ChunkError> {
+    read::read(body).map_err(|Flaw(what)| ChunkError::Body(what))
+}

@@ -1,0 +1,136 @@
+//! A column of names, each as what it has in common with the one before it, at its start and at its end, and what stands between.
+//!
+//! Names of one kind look alike ("site-00012345.example.com"), so a name costs about the part that tells it from others, without sorting.
+
+use std::borrow::Cow;
+
+use ahash::AHashMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use statehouse_dataflows::vocabulary::Name;
+
+use super::{body::Flaw, packed};
+
+/// The names of one column may not add up to more. A reader's memory hangs on it.
+pub(super) const NAMES_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes that are written as such and read in place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bytes<'a>(pub Cow<'a, [u8]>);
+
+impl From<Vec<u8>> for Bytes<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Cow::Owned(bytes))
+    }
+}
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&[u8]>::deserialize(deserializer).map(|bytes| Self(Cow::Borrowed(bytes)))
+    }
+}
+
+/// The column, as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Names<'a> {
+    count: u32,
+    /// Bytes in common with the start of the name before.
+    #[serde(borrow)]
+    starts: Bytes<'a>,
+    /// Bytes in common with its end, beyond those.
+    #[serde(borrow)]
+    ends: Bytes<'a>,
+    /// Bytes between.
+    #[serde(borrow)]
+    lengths: Bytes<'a>,
+    /// Those bytes.
+    #[serde(borrow)]
+    middles: Bytes<'a>,
+}
+
+impl<'a> Names<'a> {
+    /// Writes a column of at most `u32::MAX` names.
+    pub(super) fn write(names: &[&str]) -> Self {
+        let mut parts = Vec::with_capacity(names.len());
+        let mut middles = Vec::with_capacity(names.len() * 8);
+        let mut before: &[u8] = &[];
+        for name in names.iter().map(|name| name.as_bytes()) {
+            let shorter = before.len().min(name.len());
+            let start = before.iter().zip(name).take_while(|(a, b)| a == b).count();
+            let end = before.iter().rev().zip(name.iter().rev()).take(shorter - start).take_while(|(a, b)| a == b).count();
+            let middle = &name[start..name.len() - end];
+            parts.push([start, end, middle.len()]);
+            middles.extend_from_slice(middle);
+            before = name;
+        }
+        let column = |nth: usize| packed::pack(parts.iter().map(|part| part[nth] as i64)).into();
+        Self {
+            count: u32::try_from(names.len()).expect("rows of a piece are bounded"),
+            starts: column(0),
+            ends: column(1),
+            lengths: column(2),
+            middles: middles.into(),
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Reads the column, of at most `count_max` names.
+    pub(super) fn read(&self, count_max: usize, what: &'static str) -> Result<Vec<Name>, Flaw> {
+        let count = Some(self.count()).filter(|count| *count <= count_max).ok_or(Flaw(what))?;
+        let lengths = |column: &Bytes<'a>| packed::unpack(&column.0, count, what);
+        let (starts, ends, lengths) = (lengths(&self.starts)?, lengths(&self.ends)?, lengths(&self.lengths)?);
+        let mut middles: &[u8] = &self.middles.0;
+        let (mut names, mut left, mut name) = (Vec::with_capacity(count), NAMES_BYTES_MAX, Vec::new());
+        for ((start, end), length) in starts.into_iter().zip(ends).zip(lengths) {
+            let [start, end, length] =
+                [start, end, length].map(|bytes| usize::try_from(bytes).ok().filter(|bytes| *bytes <= NAMES_BYTES_MAX));
+            let (start, end, length) = (start.ok_or(Flaw(what))?, end.ok_or(Flaw(what))?, length.ok_or(Flaw(what))?);
+            let (middle, rest) = middles.split_at_checked(length).ok_or(Flaw(what))?;
+            middles = rest;
+            if start + end > name.len() {
+                return Err(Flaw(what));
+            }
+            left = left.checked_sub(start + end + length).ok_or(Flaw(what))?;
+            name.splice(start..name.len() - end, middle.iter().copied());
+            names.push(Name::from(std::str::from_utf8(&name).map_err(|_| Flaw(what))?));
+        }
+        if middles.is_empty() { Ok(names) } else { Err(Flaw(what)) }
+    }
+}
+
+/// Gives each name a number, in order of first use.
+#[derive(Debug, Default)]
+pub(super) struct Dictionary<'a> {
+    ids: AHashMap<&'a str, i64>,
+    names: Vec<&'a str>,
+}
+
+impl<'a> Dictionary<'a> {
+    /// The name's number.
+    pub(super) fn id(&mut self, name: &'a str) -> i64 {
+        let names = &mut self.names;
+        *self.ids.entry(name).or_insert_with(|| {
+            names.push(name);
+            names.len() as i64 - 1
+        })
+    }
+
+    /// One more than the name's number; 0 for none.
+    pub(super) fn id_or_0(&mut self, name: Option<&'a Name>) -> i64 {
+        name.map_or(0, |name| self.id(name) + 1)
+    }
+
+    /// The names, by number.
+    pub(super) fn write(&self) -> Names<'a> {
+        Names::write(&self.names)
+    }
+}

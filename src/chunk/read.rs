@@ -1,0 +1,202 @@
+//! Reads the body of a piece. Trusts nothing: counts are bounded before memory is taken for them, numbers of names are looked up, columns
+//! must be just as long as what they describe.
+
+use std::{sync::Arc, vec};
+
+use statehouse_dataflows::vocabulary::{Cause, Mask, Name, Published, Report, Row, RowValue};
+
+use super::{
+    Header,
+    body::{Body, Flaw, ITEMS_MAX, NO_OBJECT, NO_REPORT, OBJECT, REPORT},
+    names::Bytes,
+    packed::unpack,
+};
+
+/// Reads a body: the header with the piece's ticks, and the rows.
+pub(super) fn read(bytes: &[u8]) -> Result<(Header, Vec<Row>), Flaw> {
+    let (body, rest) = postcard::take_from_bytes::<Body<'_>>(bytes).map_err(|_| Flaw("layout"))?;
+    if !rest.is_empty() {
+        return Err(Flaw("length"));
+    }
+    Ok((header(&body)?, rows(&body)?))
+}
+
+fn header(body: &Body<'_>) -> Result<Header, Flaw> {
+    let count = bounded(body.ticks, "number of ticks")?;
+    let offsets = unpack(&body.tick_offsets.0, count, "column of ticks' offsets")?;
+    let multiples = unpack(&body.tick_multiples.0, count, "column of ticks")?;
+    Ok(Header {
+        house: body.house.to_owned(),
+        partition: body.partition,
+        n: body.n,
+        next_offset: body.next_offset,
+        clock_ms: body.clock_ms,
+        event: body.event,
+        digest: body.digest,
+        ticks: offsets.into_iter().zip(multiples).collect(),
+        instance: body.instance.to_owned(),
+    })
+}
+
+fn rows(body: &Body<'_>) -> Result<Vec<Row>, Flaw> {
+    let count = bounded(body.rows, "number of rows")?;
+    let kinds = unpack(&body.kinds.0, count, "column of kinds")?;
+    let objects = body.objects.read(count, "column of objects")?;
+    let object_rows = unpack(&body.object_rows.0, objects.len(), "column of objects' rows")?;
+    let mut values = Values::of(body, &kinds)?;
+    let mut kinds = kinds.into_iter();
+    let mut rows = Vec::with_capacity(count);
+    for (object, its_rows) in objects.into_iter().zip(object_rows) {
+        if usize::try_from(its_rows).is_ok_and(|its_rows| its_rows > kinds.len()) || its_rows < 1 {
+            return Err(Flaw("column of objects' rows"));
+        }
+        for kind in kinds.by_ref().take(its_rows as usize) {
+            rows.push(Row { partition: body.partition, object: Name::clone(&object), value: values.next(kind)? });
+        }
+    }
+    if kinds.len() > 0 { Err(Flaw("column of objects' rows")) } else { Ok(rows) }
+}
+
+fn bounded(count: u32, what: &'static str) -> Result<usize, Flaw> {
+    usize::try_from(count).ok().filter(|count| *count <= ITEMS_MAX).ok_or(Flaw(what))
+}
+
+/// A column, being read.
+struct Column {
+    values: vec::IntoIter<i64>,
+    what: &'static str,
+}
+
+impl Column {
+    fn of(bytes: &Bytes<'_>, count: usize, what: &'static str) -> Result<Self, Flaw> {
+        unpack(&bytes.0, count, what).map(|values| Self { values: values.into_iter(), what })
+    }
+
+    /// How many of the values to come are not 0.
+    fn count_some(&self) -> usize {
+        self.values.as_slice().iter().filter(|value| **value != 0).count()
+    }
+
+    fn next(&mut self) -> Result<i64, Flaw> {
+        self.values.next().ok_or(Flaw(self.what))
+    }
+
+    /// The value of `column` if the next one here is 1.
+    fn next_of(&mut self, column: &mut Self) -> Result<Option<i64>, Flaw> {
+        match self.next()? {
+            0 => Ok(None),
+            1 => column.next().map(Some),
+            _ => Err(Flaw(self.what)),
+        }
+    }
+
+    fn name(&mut self, names: &[Name]) -> Result<Name, Flaw> {
+        let id = self.next()?;
+        usize::try_from(id).ok().and_then(|id| names.get(id)).cloned().ok_or(Flaw(self.what))
+    }
+
+    fn name_or_none(&mut self, names: &[Name]) -> Result<Option<Name>, Flaw> {
+        match self.next()? {
+            0 => Ok(None),
+            id => usize::try_from(id - 1).ok().and_then(|id| names.get(id)).cloned().ok_or(Flaw(self.what)).map(Some),
+        }
+    }
+}
+
+/// What rows hold, column by column.
+struct Values {
+    clock_ms: i64,
+    agents: Vec<Name>,
+    states: Vec<Name>,
+    causes: Vec<Cause>,
+    report_agents: Column,
+    report_states: Column,
+    report_ts: Column,
+    report_offsets: Column,
+    report_has_due: Column,
+    report_dues: Column,
+    published_states: Column,
+    published_behinds: Column,
+    published_since: Column,
+    published_causes: Column,
+    published_revisions: Column,
+    published_masks: Column,
+    mask_since: Column,
+    mask_has_until: Column,
+    mask_until: Column,
+}
+
+impl Values {
+    fn of(body: &Body<'_>, kinds: &[i64]) -> Result<Self, Flaw> {
+        let count = |kind: i64| kinds.iter().filter(|other| **other == kind).count();
+        let (reports, published) = (count(REPORT), count(OBJECT));
+        let keys = reports + count(NO_REPORT);
+        let has_due = Column::of(&body.report_has_due, reports, "column of due flags")?;
+        let masks = Column::of(&body.published_masks, published, "column of masks")?;
+        let has_until = Column::of(&body.mask_has_until, masks.count_some(), "column of masks' end flags")?;
+        Ok(Self {
+            clock_ms: body.clock_ms,
+            agents: body.agents.read(keys, "names of agents")?,
+            states: body.states.read(reports + 3 * published, "names of states")?,
+            causes: causes(&body.causes.read(published, "names of causes")?)?,
+            report_agents: Column::of(&body.report_agents, keys, "column of agents")?,
+            report_states: Column::of(&body.report_states, reports, "column of states")?,
+            report_ts: Column::of(&body.report_ts, reports, "column of times")?,
+            report_offsets: Column::of(&body.report_offsets, reports, "column of offsets")?,
+            report_dues: Column::of(&body.report_dues, has_due.count_some(), "column of due times")?,
+            report_has_due: has_due,
+            published_states: Column::of(&body.published_states, published, "column of published states")?,
+            published_behinds: Column::of(&body.published_behinds, published, "column of states behind masks")?,
+            published_since: Column::of(&body.published_since, published, "column of since")?,
+            published_causes: Column::of(&body.published_causes, published, "column of causes")?,
+            published_revisions: Column::of(&body.published_revisions, published, "column of revisions")?,
+            mask_since: Column::of(&body.mask_since, masks.count_some(), "column of masks' since")?,
+            mask_until: Column::of(&body.mask_until, has_until.count_some(), "column of masks' ends")?,
+            mask_has_until: has_until,
+            published_masks: masks,
+        })
+    }
+
+    fn next(&mut self, kind: i64) -> Result<RowValue, Flaw> {
+        match kind {
+            REPORT => Ok(RowValue::Report(self.report_agents.name(&self.agents)?, Some(self.report()?))),
+            NO_REPORT => Ok(RowValue::Report(self.report_agents.name(&self.agents)?, None)),
+            OBJECT => Ok(RowValue::Object(Some(Arc::new(self.published()?)))),
+            NO_OBJECT => Ok(RowValue::Object(None)),
+            _ => Err(Flaw("column of kinds")),
+        }
+    }
+
+    fn report(&mut self) -> Result<Report, Flaw> {
+        let due = self.report_has_due.next_of(&mut self.report_dues)?;
+        Ok(Report {
+            state: self.report_states.name(&self.states)?,
+            ts_ms: self.report_ts.next()?,
+            offset: self.report_offsets.next()?,
+            due_ms: due.map(|after| self.clock_ms.wrapping_add(after)),
+        })
+    }
+
+    fn published(&mut self) -> Result<Published, Flaw> {
+        let cause = usize::try_from(self.published_causes.next()?).ok();
+        Ok(Published {
+            state: self.published_states.name_or_none(&self.states)?,
+            behind: self.published_behinds.name_or_none(&self.states)?,
+            mask: self.mask()?,
+            since_ms: self.published_since.next()?,
+            cause: *cause.and_then(|id| self.causes.get(id)).ok_or(Flaw("column of causes"))?,
+            revision: self.published_revisions.next()? as u64,
+        })
+    }
+
+    fn mask(&mut self) -> Result<Option<Mask>, Flaw> {
+        let Some(state) = self.published_masks.name_or_none(&self.states)? else { return Ok(None) };
+        let (since_ms, until_ms) = (self.mask_since.next()?, self.mask_has_until.next_of(&mut self.mask_until)?);
+        Ok(Some(Mask { state, since_ms, until_ms }))
+    }
+}
+
+fn causes(names: &[Name]) -> Result<Vec<Cause>, Flaw> {
+    let known = |name: &Name| Cause::ALL.into_iter().find(|cause| cause.as_str() == name.as_ref());
+    names.iter().map(|name| known(name).ok_or(Flaw("cause"))).collect()
+}

@@ -1,0 +1,123 @@
+//! The ranges of settings, with their units, and what must hold between them.
+
+use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive, time::Duration};
+
+use super::{Config, ConfigError, LogKind};
+use crate::{
+    chunk::PIECE_BYTES_MAX,
+    decode::{Decoder, STATE_BYTES_MAX},
+};
+
+/// More threads than this help nobody.
+pub(super) const WORKERS_MAX: usize = 256;
+/// The longest name that Kafka takes for a topic.
+const TOPIC_BYTES_MAX: usize = 249;
+/// Leaves room in a topic's name for the longest of `-checkpoint` and its like.
+const HOUSE_BYTES_MAX: usize = 200;
+const KEY_BYTES_MAX: usize = 32 << 10;
+const AGENT_BYTES_MAX: usize = 4 << 10;
+// A row has at most an object's name, an agent's and three states: any one fits a piece of a chunk, many times over.
+const _: () = assert!((KEY_BYTES_MAX + AGENT_BYTES_MAX + 3 * STATE_BYTES_MAX) * 8 <= PIECE_BYTES_MAX);
+
+impl Config {
+    /// Checks every range. Loading does it; programs that fill in the fields themselves call it.
+    ///
+    /// # Errors
+    /// When, and only when, a setting is out of its range or contradicts another.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        name("house", &self.house, HOUSE_BYTES_MAX)?;
+        within("workers", self.worker_count(), 1..=WORKERS_MAX, "threads")?;
+        self.check_source()?;
+        self.check_topics()?;
+        self.check_kafka()?;
+        within("commit.min_interval_ms", self.commit.min_interval_ms, 1..=10_000, "milliseconds")?;
+        within("commit.max_records", self.commit.max_records, 1..=1_000_000, "records")?;
+        within("local.partitions", self.local.partitions, 1..=1_024, "partitions")?;
+        within("local.keep_records", self.local.keep_records, 0..=1_000_000_000_000, "records")?;
+        within("local.queue_records", self.local.queue_records, 1..=10_000_000, "records")?;
+        self.check_http()
+    }
+
+    fn check_source(&self) -> Result<(), ConfigError> {
+        let source = &self.source;
+        within("source.max_key_bytes", source.max_key_bytes, 1..=KEY_BYTES_MAX, "bytes")?;
+        within("source.max_value_bytes", source.max_value_bytes, 16..=16 << 20, "bytes")?;
+        within("source.max_agent_bytes", source.max_agent_bytes, 1..=AGENT_BYTES_MAX, "bytes")?;
+        let skew = source.max_future_skew;
+        if !(Duration::from_secs(1)..=Duration::from_secs(366 * 86_400)).contains(&skew) {
+            let shown = humantime::format_duration(skew);
+            return Err(ConfigError::setting("source.max_future_skew", shown, "set a duration from \"1s\" to \"366days\""));
+        }
+        Decoder::new(source).map(drop)
+    }
+
+    fn check_topics(&self) -> Result<(), ConfigError> {
+        let topics = self.topics();
+        let roles = [
+            ("topics.source", &topics.source),
+            ("topics.sink", &topics.sink),
+            ("topics.checkpoint", &topics.checkpoint),
+            ("topics.rejects", &topics.rejects),
+            ("topics.instances", &topics.instances),
+        ];
+        let mut seen = BTreeSet::new();
+        for (setting, topic) in roles {
+            name(setting, topic, TOPIC_BYTES_MAX)?;
+            if !seen.insert(topic) {
+                return Err(ConfigError::setting(setting, quoted(topic), "two topics of the house have this name: give each its own"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_kafka(&self) -> Result<(), ConfigError> {
+        let kafka = &self.kafka;
+        if self.log == LogKind::Kafka && kafka.brokers.split(',').any(|broker| broker.trim().is_empty()) {
+            return Err(ConfigError::setting("kafka.brokers", quoted(&kafka.brokers), "write host:port, several with commas"));
+        }
+        within("kafka.partitions", kafka.partitions, 1..=10_000, "partitions")?;
+        if kafka.replication_factor != -1 {
+            within("kafka.replication_factor", kafka.replication_factor, 1..=32, "replicas, or -1 for the cluster's default")?;
+        }
+        within("kafka.session_timeout_ms", kafka.session_timeout_ms, 1_000..=1_800_000, "milliseconds")?;
+        within("kafka.transaction_timeout_ms", kafka.transaction_timeout_ms, 1_000..=900_000, "milliseconds")?;
+        if self.commit.min_interval_ms * 2 > u64::from(kafka.transaction_timeout_ms) {
+            let fix = format!("set at most half of kafka.transaction_timeout_ms ({})", kafka.transaction_timeout_ms);
+            return Err(ConfigError::setting("commit.min_interval_ms", self.commit.min_interval_ms, fix));
+        }
+        Ok(())
+    }
+
+    fn check_http(&self) -> Result<(), ConfigError> {
+        const TIMES_MS: RangeInclusive<u64> = 100..=3_600_000;
+        let http = &self.http;
+        within("http.max_connections", http.max_connections, 1..=65_536, "connections")?;
+        within("http.max_body_bytes", http.max_body_bytes, 1 << 10..=1 << 30, "bytes")?;
+        within("http.header_timeout_ms", http.header_timeout_ms, TIMES_MS, "milliseconds")?;
+        within("http.request_timeout_ms", http.request_timeout_ms, TIMES_MS, "milliseconds")?;
+        within("http.write_timeout_ms", http.write_timeout_ms, TIMES_MS, "milliseconds")?;
+        within("http.max_list", http.max_list, 1..=100_000, "objects")?;
+        within("http.queue_questions", http.queue_questions, 1..=1_000_000, "questions")
+    }
+}
+
+fn within<T: PartialOrd + Display>(setting: &str, value: T, range: RangeInclusive<T>, unit: &str) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::setting(setting, value, format!("set {} to {} {unit}", range.start(), range.end())))
+}
+
+/// Checks a name that Kafka must take as (part of) a topic's.
+fn name(setting: &str, name: &str, bytes_max: usize) -> Result<(), ConfigError> {
+    let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if is_plain && (1..=bytes_max).contains(&name.len()) && !matches!(name, "." | "..") {
+        return Ok(());
+    }
+    let fix = format!("use 1 to {bytes_max} of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"");
+    Err(ConfigError::setting(setting, quoted(name), fix))
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

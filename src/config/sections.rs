@@ -1,0 +1,341 @@
+//! The sections of `statehouse.toml` with their defaults, as typed. [`super::check`] holds their ranges.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::log::Start;
+
+/// Which log a house lives on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogKind {
+    /// The embedded log: one process, nothing else needed.
+    #[default]
+    Local,
+    /// A Kafka cluster.
+    Kafka,
+}
+
+/// `[source]`: what comes in and how it is read.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourceConfig {
+    /// How values are written.
+    pub format: SourceFormat,
+    /// Where the agent's name is.
+    pub agent: AgentFrom,
+    /// JSON pointer of the state.
+    pub state: String,
+    /// JSON pointer of the report's own time in milliseconds; empty: not read, the record's timestamp counts.
+    pub ts: String,
+    /// JSON pointer of how long the report is good for (`"30s"`, or milliseconds); empty: not read.
+    pub ttl: String,
+    /// JSON pointer of the record's type (`"override"`); empty: not read, every record is a report.
+    pub r#type: String,
+    /// JSON pointer of an override's duration; empty: not read.
+    pub r#for: String,
+    /// Where a house without progress begins: `"earliest"`, `"latest"`, or a time (milliseconds since the epoch, or RFC 3339 in UTC).
+    #[serde(deserialize_with = "start", serialize_with = "start_text")]
+    pub start: Start,
+    /// What becomes of a record that can't be used.
+    pub on_reject: OnReject,
+    /// Records whose timestamp is further ahead of the wall-clock are rejects; a wall-clock that steps further stops wall ticks. A report's
+    /// own time is at most this far ahead of its record's timestamp; what is further ahead counts as this far.
+    #[serde(deserialize_with = "duration", serialize_with = "duration_text")]
+    pub max_future_skew: Duration,
+    /// Longer objects' names are rejects.
+    pub max_key_bytes: usize,
+    /// Longer values are rejects.
+    pub max_value_bytes: usize,
+    /// Longer agents' names are rejects.
+    pub max_agent_bytes: usize,
+}
+
+/// How source values are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceFormat {
+    /// A JSON object; where its fields are can be set.
+    #[default]
+    Json,
+    /// The value is the state; the agent comes from a header or is fixed. An empty value withdraws the report.
+    Text,
+}
+
+/// Where the agent's name is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected a JSON pointer (\"/agent\"), { header = \"name\" } or { fixed = \"name\" }")]
+pub enum AgentFrom {
+    /// At this JSON pointer.
+    Pointer(String),
+    /// In a header of the record.
+    Header {
+        /// The header's name.
+        header: String,
+    },
+    /// It is always this one.
+    Fixed {
+        /// The agent's name.
+        fixed: String,
+    },
+}
+
+/// What becomes of a record that can't be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReject {
+    /// It is counted, kept as a reject, and passed over.
+    #[default]
+    Skip,
+    /// The house stops before it and commits nothing past it.
+    Stop,
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        Self {
+            format: SourceFormat::Json,
+            agent: AgentFrom::Pointer("/agent".into()),
+            state: "/state".into(),
+            ts: "/ts".into(),
+            ttl: "/ttl".into(),
+            r#type: "/type".into(),
+            r#for: "/for".into(),
+            start: Start::Earliest,
+            on_reject: OnReject::Skip,
+            max_future_skew: Duration::from_secs(300),
+            max_key_bytes: 4096,
+            max_value_bytes: 65536,
+            max_agent_bytes: 256,
+        }
+    }
+}
+
+/// `[sink]`: what goes out.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SinkConfig {
+    /// How changes are written.
+    pub format: SinkFormat,
+}
+
+/// How changes are written. A change to "not published" is a null value in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkFormat {
+    /// A JSON object that says what changed, since when, why, and by which votes.
+    #[default]
+    Full,
+    /// The plain state.
+    State,
+}
+
+/// `[commit]`: how much makes an epoch.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CommitConfig {
+    /// An epoch is open at least this long.
+    pub min_interval_ms: u64,
+    /// An epoch takes at most this many source records; then reading waits for the commit.
+    pub max_records: usize,
+}
+
+impl Default for CommitConfig {
+    fn default() -> Self {
+        Self { min_interval_ms: 5, max_records: 100_000 }
+    }
+}
+
+/// `[topics]`: names of topics; default `<house>-reports`, `-changes`, `-checkpoint`, `-rejects`, `-instances`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TopicsConfig {
+    /// Reports come in here.
+    pub source: Option<String>,
+    /// Changes go out here.
+    pub sink: Option<String>,
+    /// The rolling checkpoint.
+    pub checkpoint: Option<String>,
+    /// Source records that can't be used.
+    pub rejects: Option<String>,
+    /// Who runs the house.
+    pub instances: Option<String>,
+}
+
+/// `[kafka]`: the cluster. Used where `log = "kafka"`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaConfig {
+    /// `host:port`, several with commas.
+    pub brokers: String,
+    /// Whether missing topics are created; else a missing topic is an error.
+    pub create_topics: bool,
+    /// How many partitions a created source has; the other topics follow the source.
+    pub partitions: i32,
+    /// Of created topics; -1: as the cluster's default says.
+    pub replication_factor: i32,
+    /// How long a dead instance keeps its partitions.
+    pub session_timeout_ms: u32,
+    /// After this long the cluster aborts a transaction of a dead instance.
+    pub transaction_timeout_ms: u32,
+    /// How the source's producers choose partitions: for HTTP writes, and to know where an object is.
+    pub partitioner: Partitioner,
+    /// Passed through to the client as they are.
+    #[serde(skip_serializing)] // They may be secrets; who shows them masks them.
+    pub properties: BTreeMap<String, PropertyValue>,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: "127.0.0.1:9092".into(),
+            create_topics: true,
+            partitions: 4,
+            replication_factor: -1,
+            session_timeout_ms: 10_000,
+            transaction_timeout_ms: 10_000,
+            partitioner: Partitioner::Murmur2,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// How producers choose partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Partitioner {
+    /// Java's default.
+    #[default]
+    Murmur2,
+    /// librdkafka's default (`consistent`).
+    Crc32,
+}
+
+/// The value of a client property.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected a string, a number, a boolean, { file = \"path\" } or { env = \"NAME\" }")]
+pub enum PropertyValue {
+    /// As it stands.
+    Text(String),
+    /// As it stands.
+    Number(i64),
+    /// As it stands.
+    Flag(bool),
+    /// A secret: the content of this file, without line breaks at its end.
+    File {
+        /// Its path.
+        file: PathBuf,
+    },
+    /// A secret: the value of this environment variable.
+    Env {
+        /// Its name.
+        env: String,
+    },
+}
+
+/// Never shows a value: it may be a secret.
+impl fmt::Debug for PropertyValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file } => write!(f, "(from file {})", file.display()),
+            Self::Env { env } => write!(f, "(from environment variable {env})"),
+            _ => f.write_str("***"),
+        }
+    }
+}
+
+/// `[local]`: the embedded log. Used where `log = "local"`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalConfig {
+    /// Its directory.
+    pub path: PathBuf,
+    /// How many partitions a new one has.
+    pub partitions: i32,
+    /// Sink records and rejects kept for reading back, each per partition.
+    pub keep_records: u64,
+    /// Writes that may wait for their commit.
+    pub queue_records: usize,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self { path: "statehouse-data".into(), partitions: 1, keep_records: 1_000_000, queue_records: 100_000 }
+    }
+}
+
+/// `[http]`: the HTTP server.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Where it listens. Everyone who reaches it may read and write.
+    pub listen: SocketAddr,
+    /// Connections at a time; further ones wait.
+    pub max_connections: usize,
+    /// The largest request body.
+    pub max_body_bytes: usize,
+    /// A request's headers must have come within this time.
+    pub header_timeout_ms: u64,
+    /// A request must be answered within this time.
+    pub request_timeout_ms: u64,
+    /// A reader that takes nothing for this long is cut off.
+    pub write_timeout_ms: u64,
+    /// The longest page of a list.
+    pub max_list: usize,
+    /// Questions that may wait at a worker; beyond it 503.
+    pub queue_questions: usize,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 7717).into(),
+            max_connections: 1024,
+            max_body_bytes: 8 << 20,
+            header_timeout_ms: 10_000,
+            request_timeout_ms: 30_000,
+            write_timeout_ms: 30_000,
+            max_list: 1_000,
+            queue_questions: 1_024,
+        }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text =
+        String::deserialize(deserializer).map_err(|_| D::Error::custom("expected a duration with a unit, such as \"5m\" or \"30s\""))?;
+    humantime::parse_duration(&text).map_err(|e| D::Error::custom(format!("{e}: write a duration with a unit, such as \"5m\" or \"30s\"")))
+}
+
+fn duration_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*duration))
+}
+
+fn start<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Start, D::Error> {
+    let fix = "write \"earliest\", \"latest\", milliseconds since the epoch, or a time in UTC such as \"2026-01-31T08:00:00Z\"";
+    let text = match toml::Value::deserialize(deserializer)? {
+        toml::Value::Integer(ms) if ms >= 0 => return Ok(Start::Timestamp(ms)),
+        toml::Value::Datetime(time) => time.to_string(),
+        toml::Value::String(text) => text,
+        _ => return Err(D::Error::custom(fix)),
+    };
+    match text.as_str() {
+        "earliest" => Ok(Start::Earliest),
+        "latest" => Ok(Start::Latest),
+        _ => time_ms(&text).map(Start::Timestamp).ok_or_else(|| D::Error::custom(fix)),
+    }
+}
+
+fn time_ms(text: &str) -> Option<i64> {
+    let time = humantime::parse_rfc3339(text).ok()?;
+    i64::try_from(time.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
+fn start_text<S: Serializer>(start: &Start, serializer: S) -> Result<S::Ok, S::Error> {
+    match start {
+        Start::Earliest => serializer.serialize_str("earliest"),
+        Start::Latest => serializer.serialize_str("latest"),
+        Start::Timestamp(ms) => serializer.serialize_i64(*ms),
+    }
+}
