@@ -66,16 +66,16 @@ impl Decoder {
         let (agent, pointer) = match &config.agent {
             AgentFrom::Pointer(pointer) if is_text => {
                 let fix = "a text has no agent in it: set { header = \"name\" } or { fixed = \"name\" }";
-                return Err(ConfigError::setting("source.agent", toml::Value::from(pointer.as_str()), fix));
+                return Err(ConfigError::setting("source.agent", &toml::Value::from(pointer.as_str()), fix));
             }
             AgentFrom::Pointer(pointer) => (AgentIn::Value, pointer.as_str()),
             AgentFrom::Header { header } if header.is_empty() => {
-                return Err(ConfigError::setting("source.agent.header", "\"\"", "name the header that holds the agent"));
+                return Err(ConfigError::setting("source.agent.header", &"\"\"", "name the header that holds the agent"));
             }
             AgentFrom::Header { .. } => (AgentIn::Header, ""),
             AgentFrom::Fixed { fixed } if !(1..=config.max_agent_bytes).contains(&fixed.len()) => {
                 let fix = format!("name an agent of 1 to {} bytes", config.max_agent_bytes);
-                return Err(ConfigError::setting("source.agent.fixed", toml::Value::from(fixed.as_str()), fix));
+                return Err(ConfigError::setting("source.agent.fixed", &toml::Value::from(fixed.as_str()), fix));
             }
             AgentFrom::Fixed { fixed } => (AgentIn::Fixed(fixed.as_str().into()), ""),
         };
@@ -103,7 +103,7 @@ impl Decoder {
         if key.len() > self.max_key_bytes {
             return Err(too_long(Reason::KeyTooLarge, "the key", key.len(), self.max_key_bytes));
         }
-        std::str::from_utf8(key).map_err(|e| Reject::new(Reason::KeyNotUtf8, e))
+        std::str::from_utf8(key).map_err(|e| Reject::new(Reason::KeyNotUtf8, e.to_string()))
     }
 
     /// What the record asks for. `bytes` are its batch's.
@@ -122,7 +122,7 @@ impl Decoder {
         if value.len() > self.max_value_bytes {
             return Err(too_long(Reason::TooLarge, "the value", value.len(), self.max_value_bytes));
         }
-        let text = std::str::from_utf8(value).map_err(|e| Reject::new(Reason::NotUtf8, e))?;
+        let text = std::str::from_utf8(value).map_err(|e| Reject::new(Reason::NotUtf8, e.to_string()))?;
         if record.canonical {
             return self.json(record, self.canonical.read(text)?, None, scratch);
         }

@@ -197,28 +197,28 @@ mod tests {
         }
     }
 
-    fn decoded(value: Vec<u8>, check: impl FnOnce(Event<'_>)) {
+    fn decoded(value: &[u8], check: impl FnOnce(Event<'_>)) {
         let decoder = Decoder::new(&SourceConfig::default()).expect("defaults are valid");
         let record = Record { offset: 1, timestamp_ms: 5_000, key: None, value: Some(0..value.len()), agent: None, canonical: true };
-        check(decoder.decode(&record, &value, &mut Scratch::default()).expect("what we write we can read"));
+        check(decoder.decode(&record, value, &mut Scratch::default()).expect("what we write we can read"));
     }
 
     proptest! {
         #[test]
         fn what_http_writes_is_what_is_read(agent in ".{1,40}", state in proptest::option::of(".{1,40}"), ts_ms in 0..9_000_i64, ttl_s in 1..99_i64) {
             let ttl = format!("{ttl_s}s");
-            decoded(report_json(&agent, state.as_deref(), Some(ts_ms), Some(&ttl)), |event| match &state {
+            decoded(&report_json(&agent, state.as_deref(), Some(ts_ms), Some(&ttl)), |event| match &state {
                 Some(state) => assert_eq!(event, Event::Report { agent: &agent, state, ts_ms, ttl_ms: Some(ttl_s * 1_000) }),
                 None => assert_eq!(event, Event::Withdraw { agent: &agent, ts_ms }),
             });
-            decoded(report_json(&agent, Some("x"), None, None), |event| {
+            decoded(&report_json(&agent, Some("x"), None, None), |event| {
                 assert_eq!(event, Event::Report { agent: &agent, state: "x", ts_ms: 5_000, ttl_ms: None });
             });
-            decoded(override_json(state.as_deref(), Some(&ttl)), |event| match &state {
+            decoded(&override_json(state.as_deref(), Some(&ttl)), |event| match &state {
                 Some(state) => assert_eq!(event, Event::Override { state, for_ms: Some(ttl_s * 1_000) }),
                 None => assert_eq!(event, Event::Lift),
             });
-            decoded(override_json(Some("x"), None), |event| assert_eq!(event, Event::Override { state: "x", for_ms: None }));
+            decoded(&override_json(Some("x"), None), |event| assert_eq!(event, Event::Override { state: "x", for_ms: None }));
         }
     }
 }

@@ -103,8 +103,8 @@ fn build_with<S: DeserializeOwned, R>(
     settings: toml::Table,
 ) -> Result<R, ConfigError> {
     let shown = settings.to_string().trim_end().replace('\n', ", ");
-    let settings = config::typed(place, toml::Value::Table(settings))?;
-    build(settings).map_err(|problem| ConfigError::setting(place, format!("{{ {shown} }}"), problem))
+    let settings = config::typed(place, &toml::Value::Table(settings))?;
+    build(settings).map_err(|problem| ConfigError::setting(place, &format!("{{ {shown} }}"), problem))
 }
 
 impl fmt::Debug for Registry {

@@ -46,7 +46,7 @@ impl Config {
         let skew = source.max_future_skew;
         if !(Duration::from_secs(1)..=Duration::from_secs(366 * 86_400)).contains(&skew) {
             let shown = humantime::format_duration(skew);
-            return Err(ConfigError::setting("source.max_future_skew", shown, "set a duration from \"1s\" to \"366days\""));
+            return Err(ConfigError::setting("source.max_future_skew", &shown, "set a duration from \"1s\" to \"366days\""));
         }
         Decoder::new(source).map(drop)
     }
@@ -64,7 +64,7 @@ impl Config {
         for (setting, topic) in roles {
             name(setting, topic, TOPIC_BYTES_MAX)?;
             if !seen.insert(topic) {
-                return Err(ConfigError::setting(setting, quoted(topic), "two topics of the house have this name: give each its own"));
+                return Err(ConfigError::setting(setting, &quoted(topic), "two topics of the house have this name: give each its own"));
             }
         }
         Ok(())
@@ -73,7 +73,7 @@ impl Config {
     fn check_kafka(&self) -> Result<(), ConfigError> {
         let kafka = &self.kafka;
         if self.log == LogKind::Kafka && kafka.brokers.split(',').any(|broker| broker.trim().is_empty()) {
-            return Err(ConfigError::setting("kafka.brokers", quoted(&kafka.brokers), "write host:port, several with commas"));
+            return Err(ConfigError::setting("kafka.brokers", &quoted(&kafka.brokers), "write host:port, several with commas"));
         }
         within("kafka.partitions", kafka.partitions, 1..=10_000, "partitions")?;
         if kafka.replication_factor != -1 {
@@ -83,7 +83,7 @@ impl Config {
         within("kafka.transaction_timeout_ms", kafka.transaction_timeout_ms, 1_000..=900_000, "milliseconds")?;
         if self.commit.min_interval_ms * 2 > u64::from(kafka.transaction_timeout_ms) {
             let fix = format!("set at most half of kafka.transaction_timeout_ms ({})", kafka.transaction_timeout_ms);
-            return Err(ConfigError::setting("commit.min_interval_ms", self.commit.min_interval_ms, fix));
+            return Err(ConfigError::setting("commit.min_interval_ms", &self.commit.min_interval_ms, fix));
         }
         Ok(())
     }
@@ -101,11 +101,11 @@ impl Config {
     }
 }
 
-fn within<T: PartialOrd + Display>(setting: &str, value: T, range: RangeInclusive<T>, unit: &str) -> Result<(), ConfigError> {
+fn within<T: Copy + PartialOrd + Display>(setting: &str, value: T, range: RangeInclusive<T>, unit: &str) -> Result<(), ConfigError> {
     if range.contains(&value) {
         return Ok(());
     }
-    Err(ConfigError::setting(setting, value, format!("set {} to {} {unit}", range.start(), range.end())))
+    Err(ConfigError::setting(setting, &value, format!("set {} to {} {unit}", range.start(), range.end())))
 }
 
 /// Checks a name that Kafka must take as (part of) a topic's.
@@ -115,7 +115,7 @@ fn name(setting: &str, name: &str, bytes_max: usize) -> Result<(), ConfigError> 
         return Ok(());
     }
     let fix = format!("use 1 to {bytes_max} of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"");
-    Err(ConfigError::setting(setting, quoted(name), fix))
+    Err(ConfigError::setting(setting, &quoted(name), fix))
 }
 
 fn quoted(text: &str) -> String {

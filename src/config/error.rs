@@ -1,6 +1,6 @@
 //! What can be wrong with a configuration. Every error says which setting, which value, and what to write instead.
 
-use std::path::PathBuf;
+use std::{fmt::Display, path::PathBuf};
 
 use statehouse_dataflows::plan::PlanError;
 
@@ -45,7 +45,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub(crate) fn setting(setting: impl Into<String>, value: impl ToString, problem: impl Into<String>) -> Self {
+    pub(crate) fn setting(setting: impl Into<String>, value: &dyn Display, problem: impl Into<String>) -> Self {
         Self::Setting { setting: setting.into(), value: value.to_string(), problem: problem.into() }
     }
 }

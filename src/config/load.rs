@@ -1,6 +1,6 @@
 //! From text and environment to a checked [`Config`]: one table is built of both, unknown settings are refused, then it is typed.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, ffi::OsStr, fs, path::Path};
 
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
@@ -18,7 +18,7 @@ impl Config {
     /// When, and only when, the file can't be read, or as [`Config::parse`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let environment = std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
+        let environment = std::env::vars_os().map(|(name, value)| (lossy(&name), lossy(&value)));
         Self::parse_with(&text, environment)
     }
 
@@ -50,9 +50,9 @@ impl Config {
         refuse_unknown(&table, &schema, "", &origins)?;
         rules::set_own_settings_apart(&mut table);
         if !table.contains_key("house") {
-            return Err(ConfigError::setting("house", "(missing)", "name the house: house = \"my-house\""));
+            return Err(ConfigError::setting("house", &"(missing)", "name the house: house = \"my-house\""));
         }
-        let config = Self { origins, ..typed("", Value::Table(table))? };
+        let config = Self { origins, ..typed("", &Value::Table(table))? };
         config.check()?;
         Ok(config)
     }
@@ -74,12 +74,12 @@ impl Config {
     }
 }
 
-fn lossy(text: std::ffi::OsString) -> String {
+fn lossy(text: &OsStr) -> String {
     text.to_string_lossy().into_owned()
 }
 
 /// Gives `value` the type of settings `T` that stand under `prefix`.
-pub(crate) fn typed<T: DeserializeOwned>(prefix: &str, value: Value) -> Result<T, ConfigError> {
+pub(crate) fn typed<T: DeserializeOwned>(prefix: &str, value: &Value) -> Result<T, ConfigError> {
     serde_path_to_error::deserialize(value.clone()).map_err(|e| {
         let path = e.path().to_string();
         let setting = match (prefix, path.as_str()) {
@@ -87,9 +87,9 @@ pub(crate) fn typed<T: DeserializeOwned>(prefix: &str, value: Value) -> Result<T
             (prefix, ".") => prefix.to_owned(),
             (prefix, path) => format!("{prefix}.{path}"),
         };
-        let found = if setting.starts_with("kafka.properties") { None } else { lookup(&value, e.path().iter()) };
+        let found = if setting.starts_with("kafka.properties") { None } else { lookup(value, e.path().iter()) };
         let shown = found.map_or_else(|| "***".to_owned(), Value::to_string);
-        ConfigError::setting(setting, shown, e.inner().message())
+        ConfigError::setting(setting, &shown, e.inner().message())
     })
 }
 

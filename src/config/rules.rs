@@ -116,14 +116,14 @@ impl RuleConfig {
 
     fn built_rule(&self, place: &str, registry: &Registry) -> Result<Rule, ConfigError> {
         let settings = || Value::Table(self.settings.clone());
-        let plain = |rule: Rule| load::typed(place, settings()).map(|NoSettings {}| rule);
+        let plain = |rule: Rule| load::typed(place, &settings()).map(|NoSettings {}| rule);
         match self.rule.as_str() {
             "latest" => plain(Rule::Latest),
             "majority" => plain(Rule::Majority),
             "plurality" => plain(Rule::Plurality),
             "unanimous" => plain(Rule::Unanimous),
-            "any" => any_from(place, load::typed(place, settings())?),
-            "quorum" => quorum_from(place, &load::typed(place, settings())?),
+            "any" => any_from(place, load::typed(place, &settings())?),
+            "quorum" => quorum_from(place, &load::typed(place, &settings())?),
             name => registry.build(name, place, self.settings.clone()).unwrap_or_else(|| Err(no_such_rule(place, name, registry))),
         }
     }
@@ -134,7 +134,7 @@ fn any_from(place: &str, any: AnySettings) -> Result<Rule, ConfigError> {
         check_state(place, state)?;
     }
     if any.priority.is_empty() {
-        return Err(ConfigError::setting(format!("{place}.priority"), "[]", "name at least one state, the most important first"));
+        return Err(ConfigError::setting(format!("{place}.priority"), &"[]", "name at least one state, the most important first"));
     }
     Ok(Rule::Any { priority: any.priority, otherwise: any.otherwise })
 }
@@ -143,7 +143,7 @@ fn quorum_from(place: &str, quorum: &QuorumSettings) -> Result<Rule, ConfigError
     let quorum = match (quorum.k, &quorum.share) {
         (Some(k), None) => Quorum::Count(at_least_one(&format!("{place}.k"), k, "votes")?),
         (None, Some(share)) => Quorum::ShareBasisPoints(basis_points(&format!("{place}.share"), share)?),
-        _ => return Err(ConfigError::setting(place, "quorum", "set either k (a number of votes) or share (such as \"60 %\")")),
+        _ => return Err(ConfigError::setting(place, &"quorum", "set either k (a number of votes) or share (such as \"60 %\")")),
     };
     Ok(Rule::Quorum(quorum))
 }
@@ -198,7 +198,7 @@ fn check_state(setting: &str, state: &str) -> Result<(), ConfigError> {
     if (1..=STATE_BYTES_MAX).contains(&state.len()) {
         return Ok(());
     }
-    Err(ConfigError::setting(setting, Value::from(state), format!("a state has 1 to {STATE_BYTES_MAX} bytes: shorten or name it")))
+    Err(ConfigError::setting(setting, &Value::from(state), format!("a state has 1 to {STATE_BYTES_MAX} bytes: shorten or name it")))
 }
 
 fn at_least_one(setting: &str, value: u32, unit: &str) -> Result<u32, ConfigError> {
@@ -206,15 +206,15 @@ fn at_least_one(setting: &str, value: u32, unit: &str) -> Result<u32, ConfigErro
     if (1..=MOST).contains(&value) {
         return Ok(value);
     }
-    Err(ConfigError::setting(setting, value, format!("set 1 to {MOST} {unit}")))
+    Err(ConfigError::setting(setting, &value, format!("set 1 to {MOST} {unit}")))
 }
 
 fn not_one_of(setting: &str, value: &str, choices: &str) -> ConfigError {
-    ConfigError::setting(setting, Value::from(value), format!("write {choices}"))
+    ConfigError::setting(setting, &Value::from(value), format!("write {choices}"))
 }
 
 fn no_such_rule(place: &str, name: &str, registry: &Registry) -> ConfigError {
     let known: Vec<String> = BUILT_IN.into_iter().chain(registry.names()).map(str::to_owned).collect();
     let meant = load::nearest(name, &known).map_or_else(String::new, |name| format!("did you mean {name:?}? "));
-    ConfigError::setting(format!("{place}.rule"), Value::from(name), format!("no such rule: {meant}Known: {}", known.join(", ")))
+    ConfigError::setting(format!("{place}.rule"), &Value::from(name), format!("no such rule: {meant}Known: {}", known.join(", ")))
 }

@@ -59,7 +59,7 @@ impl Mapping {
     /// Finds the fields in `text`.
     pub(super) fn read<'a>(&self, text: &'a str) -> Result<Raws<'a>, Reject> {
         let mut raws = Raws::default();
-        let not_json = |e: serde_json::Error| Reject::new(Reason::NotJson, e);
+        let not_json = |e: serde_json::Error| Reject::new(Reason::NotJson, e.to_string());
         let mut json = serde_json::Deserializer::from_str(text);
         json.deserialize_map(Fields { mapping: self, raws: &mut raws }).map_err(not_json)?;
         json.end().map_err(not_json)?;
@@ -83,7 +83,7 @@ impl Mapping {
 
 /// Takes an RFC 6901 pointer apart.
 fn path(setting: &str, pointer: &str, optional: bool) -> Result<Vec<String>, ConfigError> {
-    let refuse = |fix: &str| Err(ConfigError::setting(setting, toml::Value::from(pointer), fix));
+    let refuse = |fix: &str| Err(ConfigError::setting(setting, &toml::Value::from(pointer), fix));
     match pointer.strip_prefix('/') {
         None if pointer.is_empty() && optional => Ok(Vec::new()),
         None => refuse("write a JSON pointer to a field, such as \"/state\" or \"/data/state\""),

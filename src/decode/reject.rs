@@ -14,9 +14,9 @@ pub struct Reject {
 impl Reject {
     /// A reject. Details are cut to 300 characters.
     #[must_use]
-    pub fn new(reason: Reason, detail: impl ToString) -> Self {
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         const DETAIL_CHARS_MAX: usize = 300;
-        let mut detail = detail.to_string();
+        let mut detail = detail.into();
         if let Some((end, _)) = detail.char_indices().nth(DETAIL_CHARS_MAX) {
             detail.truncate(end);
         }
