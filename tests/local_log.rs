@@ -310,7 +310,7 @@ fn readers_work_beside_the_writer() {
     let reading = thread::spawn(move || {
         for count in written {
             let changes = reader.changes(0, 0, 1000).unwrap();
-            assert!(changes.len() as i64 >= count && changes.len() % 2 == 0, "whole epochs, {count} at least: {}", changes.len());
+            assert!(changes.len() as i64 >= count && changes.len().is_multiple_of(2), "whole epochs, {count} at least: {}", changes.len());
         }
     });
     for i in 1..=100 {

@@ -4,11 +4,7 @@
 //! that the writes caused. So a write is acknowledged when, and only when, the transaction that carries its effect is durable, and one
 //! that was not acknowledged by then is gone with the process. What the sink and the rejects hold can be read back ([`reader`]).
 //!
-//! Assumes one process per directory (redb's file lock sees to it) and a disk that keeps what it was asked to sync.
-//!
-//! Known limitation: should a sync fail and the process end before it could recover, then the operating system may show the next process
-//! bytes that never reached the disk; they are lost with a power failure after that. Within the process [`Committer::recover`] writes
-//! them anew.
+//! Assumes one process per directory (redb's file lock sees to it) and a disk that keeps what it said it synced.
 
 mod inbox;
 mod reader;

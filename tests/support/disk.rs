@@ -47,9 +47,9 @@ pub enum FaultKind {
 /// What a power failure does to the writes since the last sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// They had all reached the disk. Also what happens when only the process was killed.
+    /// There was none, only the process was killed.
     Nothing,
-    /// None had.
+    /// None of them had reached the disk.
     Everything,
     /// Of each, some sectors had, as drawn from this seed.
     Some(u64),
@@ -93,28 +93,33 @@ impl Disk {
         self.platter().fault = Some(fault);
     }
 
-    /// Whether the fault has struck.
+    /// Takes back a fault that has not struck.
+    pub fn disarm(&self) {
+        self.platter().fault = None;
+    }
+
+    /// Whether a fault has struck.
     pub fn struck(&self) -> bool {
         self.platter().struck
     }
 
-    /// The power fails and comes back: handles from before are dead, faults over.
+    /// The machine, or just the process, dies and comes back: handles from before are dead, faults over.
     pub fn power_cycle(&self, loss: Loss) {
         let mut platter = self.platter();
+        platter.life += 1;
+        platter.refusing = false;
+        platter.fault = None;
         if loss == Loss::Nothing {
-            // The process died, not the machine: what was seen still is, though it need not be durable.
-            return platter.begin_life();
+            // Only the process died: what was seen still is, though it need not be durable.
+            return;
         }
-        let mut random = match loss {
-            Loss::Some(seed) => seed,
-            Loss::Nothing | Loss::Everything => 0,
-        };
-        let mut keep = || loss != Loss::Everything && splitmix(&mut random) % 2 == 0;
-        for step in std::mem::take(&mut platter.pending) {
-            step.apply_some(&mut platter.durable, &mut keep);
+        let pending = std::mem::take(&mut platter.pending);
+        if let Loss::Some(mut seed) = loss {
+            for step in pending {
+                step.apply_some(&mut platter.durable, || splitmix(&mut seed).is_multiple_of(2));
+            }
         }
         platter.seen = platter.durable.clone();
-        platter.begin_life();
     }
 
     fn platter(&self) -> MutexGuard<'_, Platter> {
@@ -123,12 +128,6 @@ impl Disk {
 }
 
 impl Platter {
-    fn begin_life(&mut self) {
-        self.life += 1;
-        self.refusing = false;
-        self.fault = None;
-    }
-
     /// Counts a step. Says what becomes of it.
     fn step(&mut self) -> io::Result<Option<FaultKind>> {
         if self.refusing {
@@ -158,7 +157,7 @@ impl Platter {
     }
 
     fn keep(&mut self, step: Step) {
-        step.apply_some(&mut self.seen, &mut || true);
+        step.apply(&mut self.seen);
         self.pending.push(step);
     }
 
@@ -172,7 +171,7 @@ impl Platter {
         };
         for (i, step) in pending.into_iter().enumerate() {
             if i < written {
-                step.apply_some(&mut self.durable, &mut || true);
+                step.apply(&mut self.durable);
             } else if matches!(step, Step::Length(_)) {
                 // File systems journal lengths; it is only bytes that they forget.
                 self.pending.push(step);
@@ -183,22 +182,30 @@ impl Platter {
 }
 
 impl Step {
-    /// Applies those sectors of a write that `keep` says, or all of a change of length.
-    fn apply_some(&self, image: &mut Vec<u8>, keep: &mut dyn FnMut() -> bool) {
-        let (mut at, mut rest) = match self {
-            Self::Length(length) => {
-                if keep() {
-                    image.resize(*length, 0);
-                }
-                return;
+    fn apply(&self, image: &mut Vec<u8>) {
+        match self {
+            Self::Length(length) => image.resize(*length, 0),
+            Self::Write(at, bytes) => {
+                let end = at + bytes.len();
+                image.resize(image.len().max(end), 0);
+                image[*at..end].copy_from_slice(bytes);
             }
-            Self::Write(at, bytes) => (*at, bytes.as_slice()),
+        }
+    }
+
+    /// Applies those sectors of a write that `keep` says, or all or nothing of a change of length.
+    fn apply_some(&self, image: &mut Vec<u8>, mut keep: impl FnMut() -> bool) {
+        let Self::Write(at, bytes) = self else {
+            if keep() {
+                self.apply(image);
+            }
+            return;
         };
+        let (mut at, mut rest) = (*at, bytes.as_slice());
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(SECTOR_BYTES - at % SECTOR_BYTES));
             if keep() {
-                image.resize(image.len().max(at + now.len()), 0);
-                image[at..at + now.len()].copy_from_slice(now);
+                Self::Write(at, now.to_vec()).apply(image);
             }
             at += now.len();
             rest = later;

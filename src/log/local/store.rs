@@ -2,6 +2,9 @@
 //!
 //! After a failed transaction the database is closed at once, so that nobody reads what may not be there any more, until
 //! [`Store::recover`] opened it anew. Reading never waits for writing.
+//!
+//! A database that was not closed as it should be is repaired by redb and, before that, mended here ([`mend`]) in two ways that redb does
+//! not know of. Both look at the first bytes of its file, whose layout is part of its documented format.
 
 use std::{
     io,
@@ -26,11 +29,15 @@ const FORMAT: &str = "1";
 const CACHE_BYTES: usize = 32 << 20;
 /// How long to wait before the next attempt to open the database.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
-/// How much is written anew at a time after a failure.
-const REWRITE_BYTES: usize = 1 << 20;
+/// How much of the file is looked at or written anew at a time.
+const BLOCK_BYTES: usize = 1 << 20;
+/// A redb file begins with its magic number, then comes a byte of flags; the rest of the header is in the same page.
+const FLAGS_BYTE: usize = 9;
+/// Set while the file is open for writing: it was not closed as it should be.
+const UNCLEAN_FLAG: u8 = 2;
+const HEADER_BYTES: u64 = 4096;
 
-/// Opens the database; after a failure (`true`) everything is written anew first.
-type Opener = Box<dyn Fn(bool) -> Result<Database, DatabaseError> + Send + Sync>;
+type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 
 pub(super) struct Store {
     opener: Opener,
@@ -40,7 +47,7 @@ pub(super) struct Store {
     committing: Mutex<()>,
     /// `local.path = "..."`, for errors.
     place: String,
-    /// What the database must say it is: name, value, and the setting that differs otherwise.
+    /// What the database must say of itself.
     marks: [(&'static str, String); 3],
     keep_records: u64,
 }
@@ -52,14 +59,14 @@ impl Store {
         house: &str,
     ) -> Result<Self, LogError> {
         let store = Self {
-            opener: Box::new(move |anew| open_database(backends()?, anew)),
+            opener: Box::new(move || open_database(backends()?)),
             database: Mutex::new(None),
             committing: Mutex::new(()),
             place: format!("local.path = {:?}", config.path),
             marks: [("format", FORMAT.into()), ("house", house.into()), ("partitions", config.partitions.to_string())],
             keep_records: config.keep_records,
         };
-        *store.database() = Some(store.open_checked(false)?);
+        *store.database() = Some(store.open_checked()?);
         Ok(store)
     }
 
@@ -91,7 +98,7 @@ impl Store {
     pub(super) fn recover(&self, keep_trying: &dyn Fn() -> bool) -> Result<(), LogError> {
         loop {
             *self.database() = None;
-            match self.open_checked(true) {
+            match self.open_checked() {
                 Ok(database) => {
                     *self.database() = Some(database);
                     return Ok(());
@@ -164,8 +171,8 @@ impl Store {
         self.database.lock().expect(UNBROKEN)
     }
 
-    fn open_checked(&self, anew: bool) -> Result<Database, LogError> {
-        let database = (self.opener)(anew).map_err(|error| self.explain(error.into()))?;
+    fn open_checked(&self) -> Result<Database, LogError> {
+        let database = (self.opener)().map_err(|error| self.explain(error.into()))?;
         self.check_marks(&database)?;
         Ok(database)
     }
@@ -232,10 +239,8 @@ fn is_lasting(kind: io::ErrorKind) -> bool {
     matches!(kind, AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
 
-fn open_database(backend: impl StorageBackend, anew: bool) -> Result<Database, DatabaseError> {
-    if anew {
-        rewrite_locked(&backend)?;
-    }
+fn open_database(backend: impl StorageBackend) -> Result<Database, DatabaseError> {
+    prepare(&backend)?;
     Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)
 }
 
@@ -250,32 +255,64 @@ fn read_mark(database: &Database, name: &str) -> Result<String, Error> {
     Ok(mark.map(|value| value.value().to_owned()).unwrap_or_default())
 }
 
-/// Writes the file over itself and syncs it. After a failed sync the operating system may hold bytes that it shows to us but will not
-/// write to the disk any more; a later sync would be a lie. Written anew, they are part of the next sync.
-fn rewrite_locked(backend: &impl StorageBackend) -> Result<(), DatabaseError> {
-    let whole = (Bound::Unbounded, Bound::Unbounded);
-    let locked = match backend.try_lock_range(whole.0, whole.1) {
+/// What redb does not do itself. It locks the file only later; so does this, for as long as it takes.
+fn prepare(backend: &impl StorageBackend) -> Result<(), DatabaseError> {
+    let (from, to) = (Bound::Unbounded, Bound::Unbounded);
+    let locked = match backend.try_lock_range(from, to) {
         Ok(true) => true,
         Ok(false) => return Err(DatabaseError::DatabaseAlreadyOpen),
         Err(BackendError::Unsupported) => false,
         Err(error) => return Err(error.into()),
     };
-    let rewritten = rewrite(backend);
+    let prepared = mend(backend);
     if locked {
-        backend.unlock_range(whole.0, whole.1)?;
+        backend.unlock_range(from, to)?;
     }
-    Ok(rewritten?)
+    Ok(prepared?)
 }
 
+fn mend(backend: &impl StorageBackend) -> io::Result<()> {
+    if backend.len()? < HEADER_BYTES {
+        return Ok(());
+    }
+    let mut header = [0; FLAGS_BYTE + 1];
+    backend.read(0, &mut header)?;
+    if header[..FLAGS_BYTE].iter().all(|&byte| byte == 0) {
+        clear_unfinished(backend)
+    } else if header[FLAGS_BYTE] & UNCLEAN_FLAG != 0 {
+        rewrite(backend)
+    } else {
+        Ok(())
+    }
+}
+
+/// Empties a file that whoever began to make it did not get to finish; redb would refuse it for good. It writes its magic number last:
+/// where that is missing and nothing stands beyond the header, there never was a commit.
+fn clear_unfinished(backend: &impl StorageBackend) -> io::Result<()> {
+    let mut empty = true;
+    each_block(backend, HEADER_BYTES, |_, block| {
+        empty &= block.iter().all(|&byte| byte == 0);
+        Ok(())
+    })?;
+    if empty { backend.set_len(0) } else { Ok(()) }
+}
+
+/// Writes the file over itself and syncs it. After a failed sync the operating system may hold bytes that it shows to us, and to the next
+/// process, but will not write to the disk any more; a later sync would be a lie. Written anew, they are part of this one.
 fn rewrite(backend: &impl StorageBackend) -> io::Result<()> {
+    each_block(backend, 0, |at, block| backend.write(at, block))?;
+    backend.sync_data()
+}
+
+fn each_block(backend: &impl StorageBackend, from: u64, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
     let bytes = backend.len()?;
-    let mut block = vec![0; REWRITE_BYTES];
-    let mut at = 0;
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut at = from;
     while at < bytes {
-        let block = &mut block[..REWRITE_BYTES.min(usize::try_from(bytes - at).unwrap_or(REWRITE_BYTES))];
+        let block = &mut block[..BLOCK_BYTES.min(usize::try_from(bytes - at).unwrap_or(BLOCK_BYTES))];
         backend.read(at, block)?;
-        backend.write(at, block)?;
+        each(at, block)?;
         at += block.len() as u64;
     }
-    backend.sync_data()
+    Ok(())
 }
