@@ -47,10 +47,10 @@ fn goes_on_after_a_fault_at_every_step() {
 /// The disk fails again while the log recovers, at every step that a recovery has, and the power after that.
 #[test]
 fn a_fault_in_the_recovery_is_recovered_from() {
-    let sync_in_mid_life = House::live(Plan::default()).1 / 2;
+    let mid_life = House::live(Plan::default()).1 / 2;
     let mut second = 0;
     loop {
-        let fault = Some(Fault { step: sync_in_mid_life, kind: FaultKind::Fails, lasting: false });
+        let fault = Some(Fault { step: mid_life, kind: FaultKind::Fails, lasting: false });
         let (house, _) = House::live(Plan { fault, in_recovery: Some(second), loss: Loss::Everything });
         if house.recoveries_struck == 0 {
             break;
