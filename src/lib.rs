@@ -1,10 +1,18 @@
 //! Statehouse: keeps the shared state of objects that many agents report on.
+pub mod board;
 pub mod chunk;
+pub mod commit;
 pub mod config;
 pub mod decode;
 pub mod desk;
 pub mod encode;
+pub mod house;
 pub mod log;
+pub mod message;
 pub mod metrics;
+pub mod pump;
 pub mod question;
 pub mod registry;
+pub mod restore;
+pub mod route;
+pub mod worker;

@@ -1,0 +1,117 @@
+//! From an epoch's pieces to its transaction: per partition the changes in order, the rows as chunks, the rejects, the progress.
+
+use std::collections::BTreeMap;
+
+use statehouse_dataflows::vocabulary::{Cause, Partition, Row};
+
+use super::CommitSettings;
+use crate::{
+    chunk,
+    log::{Part, Progress, Transaction},
+    message::{Cut, CutPart, NO_CLOCK_MS, Output, OutputPart},
+    metrics::EpochCounts,
+};
+
+/// An epoch, ready to commit.
+pub(super) struct Assembled {
+    pub(super) transaction: Transaction,
+    /// Whether anything is in it, or it must be committed all the same.
+    pub(super) transacted: bool,
+    pub(super) counts: EpochCounts,
+}
+
+/// Puts the workers' outputs together by partition. What is said of partitions that the cut doesn't name is dropped: they were given up.
+pub(super) fn assemble(settings: &CommitSettings, cut: &Cut, outputs: Vec<Output>, progress: &BTreeMap<Partition, Progress>) -> Assembled {
+    let mut counts = count(cut, &outputs);
+    let mut shares: BTreeMap<Partition, Vec<OutputPart>> = BTreeMap::new();
+    for part in outputs.into_iter().flat_map(|output| output.parts) {
+        shares.entry(part.partition).or_default().push(part);
+    }
+    let mut transacted = cut.forced;
+    let mut parts = Vec::with_capacity(cut.parts.len());
+    for part in &cut.parts {
+        let merged = merge(part.partition, shares.remove(&part.partition).unwrap_or_default());
+        transacted |= has_output(part, &merged);
+        count_part(&mut counts, &merged);
+        let part = finish(settings, part, merged, progress[&part.partition]);
+        counts.checkpoint_bytes += part.chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        parts.push(part);
+    }
+    Assembled { transaction: Transaction { parts }, transacted, counts }
+}
+
+/// One partition's outputs of all workers in one. An object has one worker, so its rows stay together and its changes in order.
+fn merge(partition: Partition, mut shares: Vec<OutputPart>) -> OutputPart {
+    if shares.len() == 1 {
+        return shares.remove(0);
+    }
+    let mut merged = OutputPart { partition, ..OutputPart::default() };
+    for share in shares {
+        merged.changes.extend(share.changes);
+        merged.rows.extend(share.rows);
+        merged.rejects.extend(share.rejects);
+        merged.digest_delta = merged.digest_delta.wrapping_add(share.digest_delta);
+    }
+    merged.changes.sort_by_key(|(seq, _)| *seq);
+    merged.rejects.sort_by_key(|reject| reject.offset);
+    merged
+}
+
+/// Ticks that fired nothing are no output: the next record lists the clock it stands under.
+fn has_output(cut: &CutPart, merged: &OutputPart) -> bool {
+    cut.records > 0 || !merged.changes.is_empty() || !merged.rows.is_empty()
+}
+
+/// A partition with output gets a chunk, one without just its offset again.
+fn finish(settings: &CommitSettings, cut: &CutPart, merged: OutputPart, before: Progress) -> Part {
+    let mut progress = before;
+    let mut chunks = Vec::new();
+    if has_output(cut, &merged) {
+        progress.n += 1;
+        progress.digest = before.digest.wrapping_add(merged.digest_delta);
+        chunks = encode(settings, cut, progress, &merged.rows);
+    } else {
+        debug_assert_eq!(merged.digest_delta, 0, "the digest moves only with rows");
+    }
+    let changes = merged.changes.into_iter().map(|(_, record)| record).collect();
+    Part { partition: cut.partition, next_offset: cut.next_offset, progress, chunks, changes, rejects: merged.rejects }
+}
+
+fn encode(settings: &CommitSettings, cut: &CutPart, progress: Progress, rows: &[Row]) -> Vec<Vec<u8>> {
+    let header = chunk::Header {
+        house: settings.house.clone(),
+        partition: cut.partition,
+        n: progress.n,
+        next_offset: cut.next_offset,
+        clock_ms: cut.clock_ms.unwrap_or(NO_CLOCK_MS),
+        event: cut.event,
+        digest: progress.digest,
+        ticks: cut.ticks.clone(),
+        instance: settings.instance.clone(),
+    };
+    chunk::encode(&header, rows, settings.max_chunk_bytes)
+}
+
+fn count(cut: &Cut, outputs: &[Output]) -> EpochCounts {
+    let mut causes: BTreeMap<Cause, u64> = BTreeMap::new();
+    for (cause, count) in outputs.iter().flat_map(|output| &output.causes) {
+        *causes.entry(*cause).or_default() += count;
+    }
+    EpochCounts {
+        records: cut.parts.iter().filter(|part| part.records > 0).map(|part| (part.partition, part.records)).collect(),
+        changes: causes.into_iter().collect(),
+        late: outputs.iter().map(|output| output.counts.late).sum(),
+        unchanged: outputs.iter().map(|output| output.counts.unchanged).sum(),
+        ..EpochCounts::default()
+    }
+}
+
+fn count_part(counts: &mut EpochCounts, merged: &OutputPart) {
+    counts.checkpoint_rows += merged.rows.len() as u64;
+    for reject in &merged.rejects {
+        match counts.rejects.iter_mut().find(|(reason, _)| *reason == reject.reason) {
+            Some((_, count)) => *count += 1,
+            None => counts.rejects.push((reject.reason, 1)),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The house: the stages on their threads, joined by bounded queues. The only place that starts threads.
+//!
+//! ```text
+//!            ┌────────── resolved ◀───────────┐
+//!  source ▶ pump ─feeds─▶ worker 0..W-1 ─▶ commit ▶ committer
+//!            ▲ │            ▲  ▲              │
+//!  restore ──┘ └─requests   │  └── notices ◀──┘
+//!                        questions
+//! ```
+//! **No deadlock**: the pump waits for workers, workers for commit, and commit for nobody: a worker takes its notices before each feed, the queue
+//! to commit has room for all that can be on the way, and the pump takes what is resolved on every turn. Restore waits for the pump, which
+//! never waits for restore.
+//!
+//! **Ending.** Asked to stop, the pump commits what is open and leaves; the other threads end as their queues do. A failure ends the pump
+//! at once; the first failure is what [`HouseHandle::wait`] returns. A panic in any thread is a failure, too, where it does not abort the
+//! process outright.
+
+mod clock;
+mod ending;
+mod threads;
+
+use std::{sync::Arc, thread::JoinHandle};
+
+use ahash::RandomState;
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use statehouse_dataflows::{plan::Plan, vocabulary::Offset};
+use tokio::sync::watch;
+
+pub use self::{
+    clock::{Clock, SystemClock},
+    ending::HouseError,
+};
+use self::{
+    ending::Ending,
+    threads::{CommitThread, PumpThread, RestoreThread, WorkerThread, spawn},
+};
+use crate::{
+    board::Board,
+    chunk,
+    commit::{Commit, CommitSettings},
+    config::Config,
+    decode::Decoder,
+    desk::{Busy, Desk, DeskParts},
+    encode::Encoder,
+    log::Log,
+    message::Notice,
+    metrics::Metrics,
+    pump::{Pump, PumpSettings},
+    question::{Question, Standing},
+    restore::{Restore, RestoreSettings},
+    route::Route,
+    worker::WorkerSetup,
+};
+
+/// Feeds that may wait at a worker. What they hold is bounded by the open epoch; this only decouples the threads.
+const FEEDS_MAX: usize = 64;
+/// Notices of commits that may wait at a worker beside questions: one is on the way at a time.
+const COMMIT_NOTICES_MAX: usize = 64;
+/// Deliveries of a restore that may wait at the pump.
+const DELIVERIES_MAX: usize = 4;
+/// Rows of a restore that are handed over at a time.
+const RESTORE_BATCH_ROWS: usize = 4_096;
+/// Bytes of records in an epoch. Bounds what two epochs hold of the source; far above what `commit.max_records` usual records have.
+const EPOCH_BYTES_MAX: usize = 256 << 20;
+
+/// What a house needs beside its configuration.
+pub struct Surroundings {
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
+    /// This process's id: in chunk headers.
+    pub instance: String,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock::default()), metrics: Metrics::new(), instance: uuid::Uuid::new_v4().to_string() }
+    }
+}
+
+/// A running house. Dropping the handle stops it, too, but waits for nothing.
+pub struct HouseHandle {
+    desk: Desk,
+    board: Arc<Board>,
+    ending: Arc<Ending>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts a house on an opened log.
+///
+/// # Errors
+/// When a setting is wrong, or a thread can't be started.
+pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) -> Result<HouseHandle, HouseError> {
+    let workers = config.worker_count();
+    let route = Route::new(RandomState::new(), workers);
+    let decoder = Arc::new(Decoder::new(&config.source)?);
+    let board = Arc::new(Board::default());
+    let ending = Arc::new(Ending::new(Arc::clone(&board)));
+    let Log { partition_of, source, committer, checkpoint, appender, .. } = log;
+
+    let (notices, heard): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(config.http.queue_questions + COMMIT_NOTICES_MAX)).unzip();
+    let (feeds, fed): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(FEEDS_MAX)).unzip();
+    let (to_commit, gathered) = bounded(4 * (workers + 1));
+    let (resolved, resolutions) = bounded(8);
+    let (request, requests) = bounded(1);
+    let (deliver, deliveries) = bounded(DELIVERIES_MAX);
+
+    let mut threads = Vec::new();
+    let encoder = Arc::new(Encoder::new(config.sink.format));
+    for (worker, (notices, feeds)) in heard.into_iter().zip(fed).enumerate() {
+        let (plan, decoder, encoder) = (Arc::clone(plan), Arc::clone(&decoder), Arc::clone(&encoder));
+        let setup = WorkerSetup { worker, plan, decoder, encoder, on_reject: config.source.on_reject };
+        let thread = WorkerThread { setup, notices, feeds, to_commit: to_commit.clone() };
+        threads.push(spawn(format!("worker-{worker}"), &ending, move |_| thread.run())?);
+    }
+
+    let settings =
+        CommitSettings { house: config.house.clone(), instance: around.instance, workers, max_chunk_bytes: chunk::PIECE_BYTES_MAX };
+    let commit = CommitThread {
+        commit: Commit::new(settings, committer),
+        gathered,
+        workers: notices.clone(),
+        board: Arc::clone(&board),
+        resolved,
+        clock: Arc::clone(&around.clock),
+        metrics: Arc::clone(&around.metrics),
+        source_topic: config.topics().source,
+    };
+    threads.push(spawn("commit".to_owned(), &ending, move |ending| commit.run(ending))?);
+
+    let settings = RestoreSettings {
+        house: config.house.clone(),
+        start: config.source.start,
+        batch_rows: RESTORE_BATCH_ROWS,
+        keys: RandomState::new(),
+    };
+    let restore = RestoreThread { restore: Restore::new(settings, checkpoint), requests, deliver, metrics: around.metrics };
+    threads.push(spawn("restore".to_owned(), &ending, move |ending| restore.run(ending))?);
+
+    let pump = Pump::new(pump_settings(config), source, decoder, route.clone());
+    let pump =
+        PumpThread { pump, workers: feeds, to_commit, request, resolutions, deliveries, board: Arc::clone(&board), clock: around.clock };
+    threads.push(spawn("pump".to_owned(), &ending, move |ending| pump.run(ending))?);
+
+    let desk = Desk::new(DeskParts {
+        workers,
+        ask: ask(notices, config.http.queue_questions),
+        worker_of: Arc::new(move |partition, object| route.worker(route.hash(partition, object))),
+        partition_of,
+        standing: board.watch(),
+        appender,
+    });
+    Ok(HouseHandle { desk, board, ending, threads })
+}
+
+fn pump_settings(config: &Config) -> PumpSettings {
+    PumpSettings {
+        min_interval: std::time::Duration::from_millis(config.commit.min_interval_ms),
+        max_records: config.commit.max_records,
+        max_bytes: EPOCH_BYTES_MAX,
+        max_future_skew_ms: config.source.max_future_skew.as_millis().try_into().unwrap_or(Offset::MAX),
+    }
+}
+
+/// Commit notices must always find room, so questions leave some.
+fn ask(workers: Vec<Sender<Notice>>, questions_max: usize) -> Arc<dyn Fn(usize, Question) -> Result<(), Busy> + Send + Sync> {
+    Arc::new(move |worker, question| {
+        if workers[worker].len() >= questions_max {
+            return Err(Busy::Full);
+        }
+        workers[worker].try_send(Notice::Question(question)).map_err(|error| match error {
+            TrySendError::Full(_) => Busy::Full,
+            TrySendError::Disconnected(_) => Busy::Gone,
+        })
+    })
+}
+
+impl HouseHandle {
+    /// Where questions and writes go.
+    #[must_use]
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// Watches where the house stands. It says `stopping` as soon as the house stops, for whatever reason.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.board.watch()
+    }
+
+    /// Asks the house to commit what is there, leave its group and end. Returns at once.
+    pub fn stop(&self) {
+        self.ending.stop();
+    }
+
+    /// Waits until the house has ended.
+    ///
+    /// # Errors
+    /// When, and only when, it ended for another reason than having been asked to.
+    pub fn wait(mut self) -> Result<(), HouseError> {
+        for thread in self.threads.drain(..) {
+            let _panicked = thread.join(); // said by its guard already
+        }
+        self.ending.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for HouseHandle {
+    fn drop(&mut self) {
+        self.ending.stop();
+    }
+}

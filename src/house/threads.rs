@@ -1,0 +1,265 @@
+//! The loops: each drives one stage, passes on what it sent, and has nothing of its own to decide.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select_biased};
+use statehouse_dataflows::vocabulary::Partition;
+
+use super::{Clock, HouseError, ending::Ending};
+use crate::{
+    board::Board,
+    commit::{self, Commit, Outcome},
+    log::LogError,
+    message::{Delivery, Feed, Notice, Refused, Request, Resolved, ToCommit},
+    metrics::Metrics,
+    pump::{self, Pump},
+    restore::{Restore, Restored},
+    worker::{Worker, WorkerSetup},
+};
+
+/// A restore that found the log unavailable tries again after this long.
+const RESTORE_RETRY: Duration = Duration::from_millis(500);
+
+/// Starts a thread. If it panics, or returns a failure, the house ends.
+pub(super) fn spawn(
+    name: String,
+    ending: &Arc<Ending>,
+    run: impl FnOnce(&Ending) -> Result<(), HouseError> + Send + 'static,
+) -> Result<JoinHandle<()>, HouseError> {
+    let guard = Guard { name: name.clone(), ending: Arc::clone(ending) };
+    let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+        if let Err(error) = run(&guard.ending) {
+            guard.ending.fail(error);
+        }
+    });
+    thread.map_err(|error| {
+        ending.stop();
+        HouseError::Thread(name, error)
+    })
+}
+
+/// Tells of a panic; a thread never ends in silence.
+struct Guard {
+    name: String,
+    ending: Arc<Ending>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.ending.fail(HouseError::Panicked(self.name.clone()));
+        }
+    }
+}
+
+/// A queue's other end is gone: that thread has ended, and said why.
+struct Gone;
+
+pub(super) struct PumpThread {
+    pub(super) pump: Pump,
+    pub(super) workers: Vec<Sender<Feed>>,
+    pub(super) to_commit: Sender<ToCommit>,
+    pub(super) request: Sender<Request>,
+    pub(super) resolutions: Receiver<Resolved>,
+    pub(super) deliveries: Receiver<Delivery>,
+    pub(super) board: Arc<Board>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl PumpThread {
+    pub(super) fn run(mut self, ending: &Ending) -> Result<(), HouseError> {
+        let (mut out, mut waiting, mut told) = (Vec::new(), BTreeMap::new(), false);
+        while !self.pump.has_left() && !ending.has_failed() {
+            if !told && ending.is_stopping() {
+                told = true;
+                self.pump.stop(&mut out);
+            }
+            self.turn(&mut out)?;
+            if self.pass_on(&mut out, &mut waiting).is_err() {
+                break;
+            }
+        }
+        self.pump.leave();
+        Ok(())
+    }
+
+    fn turn(&mut self, out: &mut Vec<pump::Sent>) -> Result<(), LogError> {
+        for resolved in self.resolutions.try_iter() {
+            self.pump.resolved(resolved, self.clock.now(), out)?;
+        }
+        while self.pump.wants_deliveries()
+            && let Ok(delivery) = self.deliveries.try_recv()
+        {
+            self.pump.delivered(delivery, out)?;
+        }
+        let polled = self.pump.poll(self.clock.now())?;
+        self.pump.polled(polled, out);
+        self.pump.turn(self.clock.now(), out)
+    }
+
+    /// Requests never make the pump wait: the latest of each partition waits here.
+    fn pass_on(&self, out: &mut Vec<pump::Sent>, waiting: &mut BTreeMap<Partition, Request>) -> Result<(), Gone> {
+        for sent in out.drain(..) {
+            match sent {
+                pump::Sent::Worker(worker, feed) => self.workers[worker].send(feed).map_err(|_| Gone)?,
+                pump::Sent::Commit(cut) => self.to_commit.send(ToCommit::Cut(cut)).map_err(|_| Gone)?,
+                pump::Sent::Restore(request) => _ = waiting.insert(request.partition, request),
+                pump::Sent::Standing(note) => self.board.apply(&note),
+            }
+        }
+        while let Some((partition, request)) = waiting.pop_first() {
+            match self.request.try_send(request) {
+                Ok(()) => {}
+                Err(TrySendError::Full(request)) => {
+                    waiting.insert(partition, request);
+                    break;
+                }
+                Err(TrySendError::Disconnected(_)) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct WorkerThread {
+    pub(super) setup: WorkerSetup,
+    pub(super) notices: Receiver<Notice>,
+    pub(super) feeds: Receiver<Feed>,
+    pub(super) to_commit: Sender<ToCommit>,
+}
+
+impl WorkerThread {
+    pub(super) fn run(mut self) -> Result<(), HouseError> {
+        let mut worker = Worker::new(self.setup);
+        loop {
+            // Biased: whatever notice is there comes before the next feed.
+            select_biased! {
+                recv(self.notices) -> notice => match notice {
+                    Ok(notice) => worker.notice(notice),
+                    Err(_) => self.notices = never(), // nobody asks any more
+                },
+                recv(self.feeds) -> feed => {
+                    let Ok(feed) = feed else { return Ok(()) };
+                    if let Some(output) = worker.feed(feed) && self.to_commit.send(ToCommit::Output(output)).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) struct CommitThread {
+    pub(super) commit: Commit,
+    pub(super) gathered: Receiver<ToCommit>,
+    pub(super) workers: Vec<Sender<Notice>>,
+    pub(super) board: Arc<Board>,
+    pub(super) resolved: Sender<Resolved>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) source_topic: String,
+}
+
+impl CommitThread {
+    pub(super) fn run(mut self, ending: &Ending) -> Result<(), HouseError> {
+        let mut out = Vec::new();
+        while let Ok(message) = self.gathered.recv() {
+            let Some(epoch) = self.commit.gather(message) else { continue };
+            let begun = Instant::now();
+            let outcome = self.commit.resolve(epoch, self.clock.now(), &mut out);
+            if self.pass_on(&mut out).is_err() {
+                return Ok(());
+            }
+            match outcome {
+                Outcome::Committed { transacted, mut counts } => {
+                    counts.transaction = transacted.then(|| begun.elapsed());
+                    self.metrics.epoch_committed(&counts);
+                }
+                Outcome::Refused(refused) => return Err(self.refusal(refused)),
+                Outcome::Failed(error) => {
+                    tracing::warn!(%error, "restoring from the last committed epoch");
+                    self.metrics.transaction_failed(&error);
+                    if !self.recover(ending, &mut out)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether to go on.
+    fn recover(&mut self, ending: &Ending, out: &mut Vec<commit::Sent>) -> Result<bool, HouseError> {
+        match self.commit.recover(&|| !ending.is_stopping(), out) {
+            Ok(()) => Ok(self.pass_on(out).is_ok()),
+            Err(_) if ending.is_stopping() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn pass_on(&self, out: &mut Vec<commit::Sent>) -> Result<(), Gone> {
+        for sent in out.drain(..) {
+            match sent {
+                commit::Sent::Worker(worker, notice) => self.workers[worker].send(notice).map_err(|_| Gone)?,
+                commit::Sent::Standing(note) => self.board.apply(&note),
+                commit::Sent::Pump(resolved) => self.resolved.send(resolved).map_err(|_| Gone)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, refused: Refused) -> HouseError {
+        let Refused { partition, offset, reason, detail, .. } = refused;
+        HouseError::Rejected { topic: self.source_topic.clone(), partition, offset, reason, detail }
+    }
+}
+
+pub(super) struct RestoreThread {
+    pub(super) restore: Restore,
+    pub(super) requests: Receiver<Request>,
+    pub(super) deliver: Sender<Delivery>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl RestoreThread {
+    pub(super) fn run(mut self, ending: &Ending) -> Result<(), HouseError> {
+        while let Ok(request) = self.requests.recv() {
+            let begun = Instant::now();
+            let Some(restored) = self.read(&request, ending)? else { continue };
+            let (partition, records, fresh) = (request.partition, restored.records, restored.at.progress.is_none());
+            for delivery in restored {
+                if request.cancelled.load(Ordering::Relaxed) {
+                    break;
+                }
+                if self.deliver.send(delivery).is_err() {
+                    return Ok(());
+                }
+            }
+            self.metrics.restore_progress(records, 0);
+            self.metrics.partition_restored(begun.elapsed());
+            tracing::info!(partition, records, fresh, elapsed = ?begun.elapsed(), "partition restored");
+        }
+        Ok(())
+    }
+
+    /// Tries until the log is there, nobody waits any more, or what it holds can't be used.
+    fn read(&mut self, request: &Request, ending: &Ending) -> Result<Option<Restored>, LogError> {
+        let partition = request.partition;
+        while !request.cancelled.load(Ordering::Relaxed) && !ending.is_stopping() {
+            match self.restore.restore(request) {
+                Ok(restored) => return Ok(Some(restored)),
+                Err(LogError::Unavailable(why)) => {
+                    tracing::warn!(partition, why, "can't restore now, trying again");
+                    ending.pause(RESTORE_RETRY);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,279 @@
+//! What the stages hand each other: one closed enum per queue, every queue bounded.
+//!
+//! ```text
+//! pump ──Feed──▶ worker 0..W-1 ──Output──▶ commit ──Notice──▶ workers      restore ──Delivery──▶ pump
+//!   └───────────────Cut──────────────────────▲  └──Resolved──▶ pump           ▲──Request── pump
+//! ```
+//! All of it flows one way but for L (`Notice`, `Resolved`): the last committed seq. Values only; who sends what when is said by the stages.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use statehouse_dataflows::{
+    engine::Counts,
+    vocabulary::{Cause, Millis, Offset, Partition, Row, Run, Seq},
+};
+
+use crate::{
+    decode::Reject,
+    log::{Batch, Progress, RejectRecord, SinkRecord},
+    question::Question,
+};
+
+/// Stands for the clock of a partition without one, in chunk headers. No clock ever stands there.
+pub(crate) const NO_CLOCK_MS: Millis = -1;
+
+/// A point in time, read by whoever drives the stages and passed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The wall-clock: milliseconds since the Unix epoch.
+    pub wall_ms: Millis,
+    /// A clock that never steps, since any fixed moment.
+    pub monotonic: Duration,
+}
+
+/// Pump → one worker.
+#[derive(Debug)]
+pub enum Feed {
+    /// Runs, and those of their records that this worker takes.
+    Records(Records),
+    /// Runs of ticks alone.
+    Ticks(Arc<[Run]>),
+    /// Restored rows, all at the one seq of the run.
+    Rows {
+        /// One seq at the partition's restored clock.
+        run: Run,
+        /// This worker's objects: hash of the object, all rows of it.
+        objects: Vec<(u64, Vec<Row>)>,
+    },
+    /// The partition of the run is restored: compare verdicts and published states once, at its seq.
+    Restored(Run),
+    /// The partition of the run is no longer ours: forget it, at its seq.
+    GiveUp(Run),
+    /// The epoch ends here: hand out what it brought.
+    Seal {
+        /// Which epoch.
+        epoch: u64,
+        /// The first seq not in it.
+        end: Seq,
+    },
+    /// Drop everything and begin anew, empty.
+    Reset {
+        /// How often everything was dropped; outputs carry it.
+        generation: u64,
+        /// The partitions to be restored: nothing of them is answered before.
+        owned: Arc<[Partition]>,
+    },
+}
+
+/// One worker's share of a batch.
+#[derive(Debug)]
+pub struct Records {
+    /// The batch, shared by all workers.
+    pub batch: Arc<Batch>,
+    /// The runs of all its records and of the ticks before them, the same for all workers.
+    pub runs: Arc<[Run]>,
+    /// This worker's records, by rising seq.
+    pub routed: Vec<Routed>,
+}
+
+/// One record on its way to its worker.
+#[derive(Debug)]
+pub struct Routed {
+    /// Its place in the batch.
+    pub index: u32,
+    /// Its number.
+    pub seq: Seq,
+    /// The keyed hash of (partition, object).
+    pub hash: u64,
+    /// Why it can't be used, if that is known already.
+    pub reject: Option<Box<Reject>>,
+}
+
+/// Everything to commit: the pump's cut and each worker's output of the same epoch.
+#[derive(Debug)]
+pub enum ToCommit {
+    /// From the pump.
+    Cut(Cut),
+    /// From a worker.
+    Output(Output),
+}
+
+/// Where the pump cut the stream of events: one epoch.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// The epoch's number: rises by one, over the life of the process.
+    pub epoch: u64,
+    /// As in [`Feed::Reset`].
+    pub generation: u64,
+    /// The first seq not in it.
+    pub end: Seq,
+    /// Commit even if nothing is in it: first start positions, or the daily sign of life.
+    pub forced: bool,
+    /// Every partition whose restore is complete, with or without input.
+    pub parts: Vec<CutPart>,
+}
+
+/// One partition at the end of an epoch.
+#[derive(Clone, Debug)]
+pub struct CutPart {
+    /// Which.
+    pub partition: Partition,
+    /// The first offset not in the epoch or before it.
+    pub next_offset: Offset,
+    /// Its clock; none before the first record with a usable timestamp.
+    pub clock_ms: Option<Millis>,
+    /// The number of its next event.
+    pub event: u64,
+    /// Its records in the epoch, rejects among them.
+    pub records: u64,
+    /// For each record before which the clock had moved: (its offset, the clock).
+    pub ticks: Vec<(Offset, Millis)>,
+    /// Its restored progress, in its first epoch.
+    pub adopted: Option<Progress>,
+}
+
+/// What one worker made of an epoch.
+#[derive(Debug)]
+pub struct Output {
+    /// Whose output it is.
+    pub worker: usize,
+    /// Which epoch.
+    pub epoch: u64,
+    /// As in [`Feed::Reset`].
+    pub generation: u64,
+    /// By partition; partitions with nothing may be missing.
+    pub parts: Vec<OutputPart>,
+    /// With `on_reject = stop`: the first reject, which forbids the epoch.
+    pub refused: Option<Refused>,
+    /// Its changes by cause.
+    pub causes: BTreeMap<Cause, u64>,
+    /// What the engine counted.
+    pub counts: Counts,
+}
+
+/// One worker's output for one partition.
+#[derive(Debug, Default)]
+pub struct OutputPart {
+    /// Which.
+    pub partition: Partition,
+    /// Sink records, by rising seq.
+    pub changes: Vec<(Seq, SinkRecord)>,
+    /// Checkpoint rows, those of one object together.
+    pub rows: Vec<Row>,
+    /// What the rows add to the digest, wrapping.
+    pub digest_delta: u64,
+    /// Rejected records, by rising offset.
+    pub rejects: Vec<RejectRecord>,
+}
+
+/// A reject that stops the house.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The record's number: the least of several counts.
+    pub seq: Seq,
+    /// Its place.
+    pub partition: Partition,
+    /// Its place.
+    pub offset: Offset,
+    /// The reason's name.
+    pub reason: &'static str,
+    /// What exactly was wrong.
+    pub detail: String,
+}
+
+/// Everybody → one worker, in order and before the next [`Feed`].
+#[derive(Debug)]
+pub enum Notice {
+    /// Everything up to and with this seq is committed: L.
+    Committed(Seq),
+    /// A question, answered as of L.
+    Question(Question),
+}
+
+/// Commit → pump: what became of the epoch in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// It is committed.
+    Committed {
+        /// Which.
+        epoch: u64,
+        /// Whether a transaction was made for it; an epoch with nothing in it needs none.
+        transacted: bool,
+    },
+    /// It is not known to be committed: stop reading, drop what is open.
+    Failed,
+    /// After [`Resolved::Failed`]: what was open is resolved either way; restore everything.
+    Recovered,
+}
+
+/// Pump → restore.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which partition to restore.
+    pub partition: Partition,
+    /// Which assignment of it: deliveries carry it.
+    pub number: u64,
+    /// Set when nobody waits for it any more.
+    pub cancelled: Arc<AtomicBool>,
+}
+
+/// Restore → pump, for one request: one `Begin`, some `Rows`, one `End`.
+#[derive(Debug)]
+pub struct Delivery {
+    /// As requested.
+    pub partition: Partition,
+    /// As requested.
+    pub number: u64,
+    /// What is delivered.
+    pub what: Delivered,
+}
+
+/// What restore delivers.
+#[derive(Debug)]
+pub enum Delivered {
+    /// The place to go on from.
+    Begin(Standpoint),
+    /// Some objects, each with all its rows.
+    Rows(Vec<Vec<Row>>),
+    /// That was all.
+    End,
+}
+
+/// Where a partition stood after its last committed epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standpoint {
+    /// The first source offset not applied.
+    pub next_offset: Offset,
+    /// What is committed with that offset; none in a fresh house.
+    pub progress: Option<Progress>,
+    /// Its clock; none before the first record with a usable timestamp.
+    pub clock_ms: Option<Millis>,
+    /// The number of its next event.
+    pub event: u64,
+}
+
+/// What everybody may watch, published by [`crate::board::Board`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// This partition is ours and being restored.
+    Restoring(Partition),
+    /// These partitions are no longer ours.
+    Gone(Vec<Partition>),
+    /// Everything of these partitions before these offsets is applied and committed; commits work.
+    Committed(Vec<(Partition, Offset)>),
+    /// Commits fail: answers stay at L.
+    Stale {
+        /// Since when, by the wall-clock.
+        since_ms: Millis,
+        /// Why, in a sentence.
+        trouble: String,
+    },
+    /// What is wrong with the wall-clock, in a sentence; none: nothing.
+    Clock(Option<String>),
+    /// The house is shutting down.
+    Stopping,
+}

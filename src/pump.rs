@@ -1,0 +1,482 @@
+//! The pump: numbers what the source brings, routes it to the workers, and cuts it into epochs.
+//!
+//! First stage of the flow: [`Source`] in, [`Sent`] out. It owns the source, each owned partition's clock and event numbers ([`line`]), and
+//! the life of a partition from assignment through restore to revocation. It has no thread and no clock: whoever drives it calls, over and over,
+//! [`Pump::resolved`] and [`Pump::delivered`] with what came back, [`Pump::poll`], [`Pump::polled`] and [`Pump::turn`] with the time read
+//! after the poll, and passes on what it sent, in order.
+//!
+//! At most one epoch is in flight (cut, and not yet resolved) while the next one fills. When that is full, reading waits.
+
+mod line;
+mod number;
+#[cfg(test)]
+mod tests;
+mod wall;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
+
+use statehouse_dataflows::vocabulary::{Millis, Partition, Row, Run, Seq, TICK_MS};
+
+use self::{
+    line::{Line, Stage},
+    number::Numbering,
+    wall::Wall,
+};
+use crate::{
+    decode::Decoder,
+    log::{Batch, LogError, Polled, Source},
+    message::{Cut, Delivered, Delivery, Feed, Note, Now, Records, Request, Resolved},
+    route::Route,
+};
+
+/// An idle house commits its offsets this often, so that neither they nor the transactional id expire (7 days by default).
+const KEEP_ALIVE: Duration = Duration::from_secs(24 * 60 * 60);
+/// While something is expected from another stage, the source is polled no longer than this at a time.
+const EXPECTING: Duration = Duration::from_millis(1);
+/// The same while it may take long.
+const WAITING: Duration = Duration::from_millis(5);
+
+/// The pump's part of the configuration.
+#[derive(Clone, Debug)]
+pub struct PumpSettings {
+    /// An epoch is open at least this long.
+    pub min_interval: Duration,
+    /// An epoch takes at most this many records (or, in a restore, about this many rows).
+    pub max_records: usize,
+    /// An epoch takes at most about this many bytes of records.
+    pub max_bytes: usize,
+    /// Timestamps further ahead of the wall-clock are rejects; steps of the wall-clock further than this are not believed.
+    pub max_future_skew_ms: Millis,
+}
+
+/// What the pump sends.
+#[derive(Debug)]
+pub enum Sent {
+    /// To one worker.
+    Worker(usize, Feed),
+    /// To commit.
+    Commit(Cut),
+    /// To restore.
+    Restore(Request),
+    /// For everyone to watch.
+    Standing(Note),
+}
+
+/// See the module.
+pub struct Pump {
+    settings: PumpSettings,
+    source: Box<dyn Source>,
+    decoder: Arc<Decoder>,
+    route: Route,
+    wall: Wall,
+    lines: BTreeMap<Partition, Line>,
+    /// Records polled and not numbered yet: each batch from a place in it on.
+    backlog: VecDeque<(Arc<Batch>, usize)>,
+    releases: Vec<Vec<Partition>>,
+    /// The next event's number.
+    next: Seq,
+    open: Open,
+    /// The last epoch cut.
+    epoch: u64,
+    /// Whether that is not resolved yet.
+    in_flight: bool,
+    generation: u64,
+    last_number: u64,
+    last_transaction: Duration,
+    held: bool,
+    recovering: bool,
+    stopping: bool,
+    left: bool,
+    clock_trouble: bool,
+    /// Whether a restore delivers, so that more is to be expected at once.
+    busy: bool,
+}
+
+/// The epoch that fills.
+#[derive(Debug, Default)]
+struct Open {
+    /// Its first seq.
+    first: Seq,
+    records: usize,
+    bytes: usize,
+    since: Duration,
+}
+
+impl Pump {
+    /// A pump without any partition yet.
+    #[must_use]
+    pub fn new(settings: PumpSettings, source: Box<dyn Source>, decoder: Arc<Decoder>, route: Route) -> Self {
+        Self {
+            wall: Wall::new(settings.max_future_skew_ms),
+            settings,
+            source,
+            decoder,
+            route,
+            lines: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            releases: Vec::new(),
+            next: 1, // 0 is before everything: L of a new process
+            open: Open { first: 1, ..Open::default() },
+            epoch: 0,
+            in_flight: false,
+            generation: 0,
+            last_number: 0,
+            last_transaction: Duration::ZERO,
+            held: false,
+            recovering: false,
+            stopping: false,
+            left: false,
+            clock_trouble: false,
+            busy: false,
+        }
+    }
+
+    /// Polls the source, for as long as nothing else is due.
+    ///
+    /// # Errors
+    /// As [`Source::poll`].
+    pub fn poll(&mut self, now: Now) -> Result<Polled, LogError> {
+        let hold = self.is_full() || !self.backlog.is_empty() || !self.releases.is_empty() || self.recovering || self.stopping;
+        if hold != self.held {
+            self.source.hold(hold)?;
+            self.held = hold;
+        }
+        let wait = if mem::take(&mut self.busy) { Duration::ZERO } else { self.wait(now) };
+        self.source.poll(wait)
+    }
+
+    /// Takes what a poll brought.
+    pub fn polled(&mut self, polled: Polled, out: &mut Vec<Sent>) {
+        match polled {
+            Polled::Idle => {}
+            Polled::Records(batch) => self.queue(batch),
+            Polled::CaughtUp(partition) => self.caught_up(partition, true),
+            Polled::Behind(partition) => self.caught_up(partition, false),
+            Polled::Assigned(partitions) => partitions.into_iter().for_each(|partition| self.assigned(partition, out)),
+            Polled::Revoked { partitions, lost } => self.revoked(partitions, lost, out),
+        }
+    }
+
+    /// Whether deliveries of a restore are welcome now; otherwise they wait.
+    #[must_use]
+    pub fn wants_deliveries(&self) -> bool {
+        self.recovering || self.stopping || (!self.is_full() && self.releases.is_empty())
+    }
+
+    /// Takes a delivery of a restore. One for an assignment that is over is dropped.
+    ///
+    /// # Errors
+    /// As [`Source::begin`].
+    pub fn delivered(&mut self, delivery: Delivery, out: &mut Vec<Sent>) -> Result<(), LogError> {
+        let Some(line) = self.lines.get_mut(&delivery.partition) else { return Ok(()) };
+        if line.number != delivery.number || line.stage != Stage::Restoring || line.leaving {
+            return Ok(());
+        }
+        match delivery.what {
+            Delivered::Begin(at) => {
+                line.stand(at);
+                if at.progress.is_none() {
+                    line.stage = Stage::Starting;
+                    let run = line.aside(&mut self.next);
+                    self.to_all(out, || Feed::Restored(run));
+                }
+            }
+            Delivered::Rows(objects) => {
+                self.busy = true;
+                let run = line.aside(&mut self.next);
+                self.restore(run, objects, out);
+            }
+            Delivered::End => {
+                let run = line.compared(&mut self.next);
+                line.stage = Stage::Live;
+                self.source.begin(line.partition, line.next_offset)?;
+                self.to_all(out, || Feed::Restored(run));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what became of the epoch in flight.
+    ///
+    /// # Errors
+    /// As [`Source::begin`] and [`Source::suspend`].
+    pub fn resolved(&mut self, resolved: Resolved, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
+        match resolved {
+            Resolved::Committed { epoch, transacted } => {
+                debug_assert_eq!(epoch, self.epoch, "one epoch is in flight at a time");
+                self.in_flight = false;
+                if transacted {
+                    self.last_transaction = now.monotonic;
+                }
+                self.begin_started()
+            }
+            Resolved::Failed => self.drop_open(now),
+            Resolved::Recovered => {
+                self.recovering = false;
+                let generation = self.generation;
+                let owned: Arc<[Partition]> = self.lines.keys().copied().collect();
+                owned.iter().for_each(|partition| self.request(*partition, out)); // said before any state goes
+                self.to_all(out, || Feed::Reset { generation, owned: Arc::clone(&owned) });
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what is due: feeds what was polled, moves clocks, lets revoked partitions go, cuts an epoch, leaves.
+    ///
+    /// # Errors
+    /// As [`Source::release`].
+    pub fn turn(&mut self, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
+        let wall_ms = self.wall.read(now);
+        self.note_clock(out);
+        if !self.recovering && !self.stopping && self.releases.is_empty() {
+            self.feed(wall_ms, out);
+            self.tick(wall_ms, out);
+        }
+        if !self.releases.is_empty() && !self.in_flight {
+            self.let_go(now, out)?;
+        }
+        if self.is_cut_due(now) {
+            self.cut(now, out);
+        }
+        if self.stopping && !self.in_flight && !self.left {
+            self.leave();
+        }
+        Ok(())
+    }
+
+    /// Leaves the group at once, if that is not done yet: nothing further is committed.
+    pub fn leave(&mut self) {
+        if !mem::replace(&mut self.left, true) {
+            self.source.leave();
+        }
+    }
+
+    /// Stops reading; what is open is committed and then the group is left. See [`Pump::has_left`].
+    pub fn stop(&mut self, out: &mut Vec<Sent>) {
+        self.stopping = true;
+        self.backlog.clear();
+        out.push(Sent::Standing(Note::Stopping));
+    }
+
+    /// Whether the group is left: nothing is to be done any more, and nothing may.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.left
+    }
+
+    fn queue(&mut self, batch: Batch) {
+        let Some(line) = self.lines.get_mut(&batch.partition).filter(|line| line.is_live()) else { return };
+        line.caught_up = false;
+        if !self.stopping {
+            self.backlog.push_back((Arc::new(batch), 0));
+        }
+    }
+
+    fn caught_up(&mut self, partition: Partition, caught_up: bool) {
+        if let Some(line) = self.lines.get_mut(&partition) {
+            line.caught_up = caught_up;
+        }
+    }
+
+    fn assigned(&mut self, partition: Partition, out: &mut Vec<Sent>) {
+        self.lines.insert(partition, Line::new(partition));
+        if self.recovering {
+            out.push(Sent::Standing(Note::Restoring(partition)));
+        } else {
+            self.request(partition, out);
+        }
+    }
+
+    fn request(&mut self, partition: Partition, out: &mut Vec<Sent>) {
+        self.last_number += 1;
+        let line = self.lines.get_mut(&partition).expect("only owned partitions are restored");
+        out.push(Sent::Standing(Note::Restoring(partition)));
+        out.push(Sent::Restore(line.request(self.last_number)));
+    }
+
+    /// A lost partition is given up at once, and with it what is open of it: commit drops outputs of partitions that the cut doesn't name.
+    fn revoked(&mut self, partitions: Vec<Partition>, lost: bool, out: &mut Vec<Sent>) {
+        self.backlog.retain(|(batch, _)| !partitions.contains(&batch.partition));
+        for partition in &partitions {
+            let Some(line) = self.lines.get_mut(partition) else { continue };
+            line.leaving = true;
+            line.cancel();
+            if lost || !line.is_whole() {
+                self.give_up(*partition, out);
+            }
+        }
+        self.releases.push(partitions);
+    }
+
+    fn give_up(&mut self, partition: Partition, out: &mut Vec<Sent>) {
+        let Some(line) = self.lines.remove(&partition) else { return };
+        if line.stage != Stage::Waiting {
+            let run = line.aside(&mut self.next);
+            self.to_all(out, || Feed::GiveUp(run));
+        }
+        out.push(Sent::Standing(Note::Gone(vec![partition])));
+    }
+
+    /// Called while nothing is in flight. What is open of revoked partitions is committed first.
+    fn let_go(&mut self, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
+        let to_commit = self.lines.values().any(|line| line.leaving && line.is_whole());
+        if to_commit && self.has_events() {
+            self.cut(now, out);
+            return Ok(());
+        }
+        for partitions in mem::take(&mut self.releases) {
+            partitions.iter().for_each(|partition| self.give_up(*partition, out));
+            self.source.release(&partitions)?;
+        }
+        Ok(())
+    }
+
+    /// The first start positions are committed: now their records may be read.
+    fn begin_started(&mut self) -> Result<(), LogError> {
+        for line in self.lines.values_mut().filter(|line| line.has_started()) {
+            line.stage = Stage::Live;
+            if !line.leaving {
+                self.source.begin(line.partition, line.next_offset)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The epoch in flight failed: what came after it goes, too. Everything is restored once the log is there again.
+    fn drop_open(&mut self, now: Now) -> Result<(), LogError> {
+        self.generation += 1;
+        self.in_flight = false;
+        self.recovering = true;
+        self.backlog.clear();
+        self.open = Open { first: self.next, since: now.monotonic, ..Open::default() };
+        for line in self.lines.values_mut() {
+            line.cancel();
+            if mem::replace(&mut line.stage, Stage::Waiting) == Stage::Live {
+                self.source.suspend(line.partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, run: Run, objects: Vec<Vec<Row>>, out: &mut Vec<Sent>) {
+        let mut shares: Vec<Vec<(u64, Vec<Row>)>> = (0..self.route.workers()).map(|_| Vec::new()).collect();
+        for rows in objects {
+            let Some(row) = rows.first() else { continue };
+            let hash = self.route.hash(row.partition, &row.object);
+            self.open.records += rows.len();
+            shares[self.route.worker(hash)].push((hash, rows));
+        }
+        let feeds = shares.into_iter().map(|objects| Feed::Rows { run, objects });
+        out.extend(feeds.enumerate().map(|(worker, feed)| Sent::Worker(worker, feed)));
+    }
+
+    fn feed(&mut self, wall_ms: Millis, out: &mut Vec<Sent>) {
+        while !self.is_full()
+            && let Some((batch, from)) = self.backlog.pop_front()
+        {
+            let line = self.lines.get_mut(&batch.partition).expect("batches of partitions that leave are dropped");
+            let mut numbering = Numbering::new(line, &mut self.next, &self.route);
+            let room = (self.settings.max_records - self.open.records, self.settings.max_bytes - self.open.bytes);
+            let to = numbering.take(&batch, from, room, |record, bytes| {
+                number::check(record, bytes, &self.decoder, wall_ms, self.settings.max_future_skew_ms)
+            });
+            let (runs, shares, bytes) = numbering.done();
+            self.open.records += to - from;
+            self.open.bytes += bytes;
+            for (worker, routed) in shares.into_iter().enumerate() {
+                let records = Records { batch: Arc::clone(&batch), runs: Arc::clone(&runs), routed };
+                out.push(Sent::Worker(worker, Feed::Records(records)));
+            }
+            if to < batch.records.len() {
+                self.backlog.push_front((batch, to));
+            }
+        }
+    }
+
+    /// Moves the clocks of partitions in which nothing is waiting.
+    fn tick(&mut self, wall_ms: Millis, out: &mut Vec<Sent>) {
+        if self.wall.stepped_ms().is_some() || !self.backlog.is_empty() {
+            return;
+        }
+        let next = &mut self.next;
+        let lines = self.lines.values_mut().filter(|line| line.ticks_by_wall());
+        let runs: Arc<[Run]> = lines.filter_map(|line| line.advance(wall_ms, next)).collect();
+        if !runs.is_empty() {
+            self.to_all(out, || Feed::Ticks(Arc::clone(&runs)));
+        }
+    }
+
+    fn note_clock(&mut self, out: &mut Vec<Sent>) {
+        let stepped_ms = self.wall.stepped_ms();
+        if stepped_ms.is_some() != self.clock_trouble {
+            self.clock_trouble = stepped_ms.is_some();
+            let trouble = stepped_ms.map(|step_ms| {
+                format!(
+                    "the wall-clock stepped by {step_ms} ms, more than source.max_future_skew ({} ms): clocks of idle partitions stand still until \
+                     it is set right or the house is restarted",
+                    self.settings.max_future_skew_ms
+                )
+            });
+            out.push(Sent::Standing(Note::Clock(trouble)));
+        }
+    }
+
+    fn has_events(&self) -> bool {
+        self.next > self.open.first
+    }
+
+    fn is_full(&self) -> bool {
+        self.open.records >= self.settings.max_records || self.open.bytes >= self.settings.max_bytes
+    }
+
+    /// Whether the epoch must be committed though nothing may be in it.
+    fn is_forced(&self, now: Now) -> bool {
+        self.lines.values().any(Line::is_to_start)
+            || (now.monotonic.saturating_sub(self.last_transaction) >= KEEP_ALIVE && self.lines.values().any(Line::is_whole))
+    }
+
+    fn is_cut_due(&self, now: Now) -> bool {
+        if self.in_flight || self.recovering || !(self.has_events() || self.is_forced(now)) {
+            return false;
+        }
+        self.stopping || self.is_full() || now.monotonic.saturating_sub(self.open.since) >= self.settings.min_interval
+    }
+
+    fn cut(&mut self, now: Now, out: &mut Vec<Sent>) {
+        let forced = self.is_forced(now);
+        self.epoch += 1;
+        self.in_flight = true;
+        let (epoch, generation, end) = (self.epoch, self.generation, self.next);
+        self.open = Open { first: end, since: now.monotonic, ..Open::default() };
+        self.to_all(out, || Feed::Seal { epoch, end });
+        let parts = self.lines.values_mut().filter(|line| line.is_whole()).map(Line::cut).collect();
+        out.push(Sent::Commit(Cut { epoch, generation, end, forced, parts }));
+    }
+
+    /// How long a poll may take before something else is due.
+    fn wait(&self, now: Now) -> Duration {
+        if self.is_cut_due(now) {
+            return Duration::ZERO;
+        }
+        if self.in_flight && (self.has_events() || self.stopping || !self.releases.is_empty()) {
+            return EXPECTING;
+        }
+        if self.recovering || self.lines.values().any(|line| line.stage != Stage::Live) {
+            return WAITING;
+        }
+        if !self.in_flight && self.has_events() {
+            return self.settings.min_interval.saturating_sub(now.monotonic.saturating_sub(self.open.since));
+        }
+        Duration::from_millis((TICK_MS - now.wall_ms.rem_euclid(TICK_MS)).unsigned_abs())
+    }
+
+    fn to_all(&self, out: &mut Vec<Sent>, feed: impl Fn() -> Feed) {
+        out.extend((0..self.route.workers()).map(|worker| Sent::Worker(worker, feed())));
+    }
+}
