@@ -1,0 +1,228 @@
+//! The whole house on the embedded log: what comes out is what the reference says, whatever the batches, workers, restarts and failures.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use statehouse::{
+    house::HouseError,
+    log::{Committer, Log, LogError, TransactError, Transaction},
+};
+use statehouse_dataflows::vocabulary::{Offset, Partition};
+
+#[path = "support/world.rs"]
+mod world;
+
+use world::{Told, World, config, expected, random};
+
+type History = BTreeMap<(Partition, Offset), Told>;
+
+fn tell(world: &World, told: &[Told], history: &mut History) {
+    let places = world.told(told);
+    history.extend(places.into_iter().zip(told.iter().cloned()));
+}
+
+#[test]
+fn reports_in_changes_out() {
+    // workers, records per epoch at most
+    for (workers, max_records) in [(1, 100_000), (2, 7), (3, 1), (2, 100_000)] {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = format!("workers = {workers}\n[commit]\nmax_records = {max_records}\n[local]\npartitions = 3");
+        let world = World::start(&config(directory.path(), &settings));
+        let mut random = random(workers * 1_000 + max_records);
+        let told: Vec<_> = (0..600).map(|_| Told::random(&mut random)).collect();
+        let mut history = History::new();
+        tell(&world, &told, &mut history);
+        let expected = expected(&world.plan, &history);
+        assert!(expected.len() > 100, "much happens: {}", expected.len());
+        assert_eq!(world.sink(), expected, "{workers} workers, {max_records} records per epoch");
+        world.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_restart_goes_on_where_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = random(7);
+    let mut history = History::new();
+    let mut before = None;
+    for workers in [1, 3, 2, 1] {
+        let world = World::start(&config(directory.path(), &format!("workers = {workers}\n[local]\npartitions = 2")));
+        let objects = || (0..30).map(|n| world.object(&format!("site-{n}"))).collect::<Vec<_>>();
+        let all = || (objects(), (0..30).map(|n| world.reports(&format!("site-{n}"))).collect::<Vec<_>>(), world.summary());
+        if let Some(before) = before {
+            assert_eq!(all(), before, "everything is there again, with {workers} workers");
+        }
+        assert_eq!(world.sink(), expected(&world.plan, &history), "nothing is published again");
+        let told: Vec<_> = (0..200).map(|_| Told::random(&mut random)).collect();
+        tell(&world, &told, &mut history);
+        assert_eq!(world.sink(), expected(&world.plan, &history), "with {workers} workers");
+        before = Some(all());
+        world.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_changed_rule_is_applied_once_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::start(&config(directory.path(), "[[rule]]\nrule = \"majority\""));
+    world.told(&[Told::report("o", "a", "up"), Told::report("o", "b", "down"), Told::report("o", "c", "up"), Told::report("p", "a", "up")]);
+    world.stop().unwrap();
+    for _ in 0..2 {
+        let world = World::start(&config(directory.path(), "[[rule]]\nrule = \"any\"\npriority = [\"down\"]\notherwise = \"up\""));
+        world.eventually("the new rule shows", || world.object("o").unwrap().published.state.as_deref() == Some("down"));
+        let changes = world.sink();
+        let last = changes.last().unwrap();
+        assert_eq!((changes.len(), last.0.as_str(), last.1.as_deref(), last.3.as_str()), (3, "o", Some("down"), "rule"));
+        world.stop().unwrap();
+    }
+}
+
+#[test]
+fn an_override_ends_by_the_wall_clock() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::start(&config(directory.path(), ""));
+    let pin = br#"{"type":"override","state":"pinned","for":"60s"}"#.to_vec();
+    world.told(&[Told::report("o", "a", "up")]);
+    world.append(&[("o".to_owned(), Some(pin))]).remove(0).unwrap();
+    world.eventually("it is pinned", || world.object("o").unwrap().published.state.as_deref() == Some("pinned"));
+    world.clock.forward(50_000);
+    world.told(&[Told::report("p", "a", "up")]);
+    assert_eq!(world.object("o").unwrap().published.state.as_deref(), Some("pinned"), "not yet");
+    world.clock.forward(11_000);
+    world.eventually("the override ends", || world.object("o").unwrap().published.state.as_deref() == Some("up"));
+    let last = world.sink().pop().unwrap();
+    assert_eq!(last, ("o".into(), Some("up".into()), Some("pinned".into()), "override".into(), None), "a tick caused it");
+    world.stop().unwrap();
+}
+
+#[test]
+fn an_override_that_ends_while_the_house_is_down_ends_when_it_is_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::start(&config(directory.path(), ""));
+    let pin = br#"{"type":"override","state":"pinned","for":"200ms"}"#.to_vec();
+    world.append(&[("o".to_owned(), Some(pin))]).remove(0).unwrap();
+    world.stop().unwrap();
+    let world = World::start(&config(directory.path(), ""));
+    world.eventually("the override ends", || world.object("o").is_none_or(|object| object.published.state.is_none()));
+    let changes = world.sink();
+    assert_eq!(changes.iter().map(|change| change.1.as_deref()).collect::<Vec<_>>(), [Some("pinned"), None]);
+    world.stop().unwrap();
+}
+
+#[test]
+fn rejects_are_kept_as_they_came() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::start(&config(directory.path(), "workers = 2"));
+    let bad = [("o", "not json"), ("p", r#"{"agent":"a"}"#)].map(|(object, value)| (object.to_owned(), Some(value.as_bytes().to_vec())));
+    world.append(&bad).into_iter().for_each(|place| _ = place.unwrap());
+    world.told(&[Told::report("o", "a", "up")]);
+    let kept: Vec<_> = world.rejects().into_iter().map(|reject| (reject.offset, reject.reason, reject.key, reject.value)).collect();
+    let bytes = |text: &str| Some(text.as_bytes().to_vec());
+    let expected = [(0, "not_json", bytes("o"), bytes("not json")), (1, "no_state", bytes("p"), bytes(r#"{"agent":"a"}"#))];
+    assert_eq!(kept, expected);
+    assert_eq!(world.sink().len(), 1, "the good record counts");
+    world.stop().unwrap();
+}
+
+#[test]
+fn a_reject_stops_a_house_that_is_told_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::start(&config(directory.path(), "workers = 2\n[source]\non_reject = \"stop\""));
+    world.told(&[Told::report("o", "a", "up")]);
+    let answer = world.append(&[("p".to_owned(), Some(b"not json".to_vec()))]).remove(0);
+    assert!(answer.is_err(), "it is not in the log: {answer:?}");
+    world.eventually("everybody sees it", || world.house.standing().borrow().stopping);
+    let (sink, rejects) = (world.sink().len(), world.rejects().len());
+    let error = world.ended().unwrap_err();
+    assert!(matches!(error, HouseError::Rejected { partition: 0, offset: 1, reason: "not_json", .. }), "{error}");
+    assert!(error.to_string().contains("offset 1 of test-reports, partition 0"), "{error}");
+    assert_eq!((sink, rejects), (1, 0), "nothing from it on is committed");
+}
+
+/// How a transaction goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// It never reaches the log.
+    Lost,
+    /// It does, and nobody hears of it.
+    Unheard,
+}
+
+/// A committer with faults at some of its transactions.
+struct Faulty {
+    inner: Box<dyn Committer>,
+    /// The next transactions' faults.
+    faults: Arc<Mutex<Vec<Option<Fault>>>>,
+}
+
+impl Committer for Faulty {
+    fn transact(&mut self, transaction: Transaction) -> Result<Vec<(Partition, Offset)>, TransactError> {
+        let fault = self.faults.lock().unwrap().pop().flatten();
+        match fault {
+            None => self.inner.transact(transaction),
+            Some(Fault::Lost) => Err(TransactError::Failed("told to".into())),
+            Some(Fault::Unheard) => {
+                self.inner.transact(transaction)?;
+                Err(TransactError::Maybe("told to".into()))
+            }
+        }
+    }
+
+    fn recover(&mut self, keep_trying: &dyn Fn() -> bool) -> Result<(), LogError> {
+        self.inner.recover(keep_trying)
+    }
+}
+
+#[test]
+fn a_failed_transaction_costs_a_restore_and_nothing_else() {
+    for (seed, workers) in [(1, 1), (2, 2), (3, 3)] {
+        let directory = tempfile::tempdir().unwrap();
+        let faults = Arc::new(Mutex::new(Vec::new()));
+        let settings = format!("workers = {workers}\n[commit]\nmax_records = 40\n[local]\npartitions = 2");
+        let wrap = |log: Log| Log { committer: Box::new(Faulty { inner: log.committer, faults: Arc::clone(&faults) }), ..log };
+        let world = World::start_with(&config(directory.path(), &settings), wrap);
+        let mut random = random(seed);
+        let mut history = History::new();
+        let mut refused = 0;
+        for _ in 0..15 {
+            let fault = [None, Some(Fault::Lost), Some(Fault::Unheard)][random(3) as usize];
+            *faults.lock().unwrap() = [vec![fault], vec![None; random(3) as usize]].concat();
+            let told: Vec<_> = (0..100).map(|_| Told::random(&mut random)).collect();
+            let records: Vec<_> = told.iter().map(|told| (told.object.clone(), told.value())).collect();
+            for (told, place) in told.into_iter().zip(world.append(&records)) {
+                match place {
+                    Ok(place) => assert!(history.insert(place, told).is_none(), "seed {seed}: {place:?} is given once"),
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        faults.lock().unwrap().clear();
+        world.ready();
+        world
+            .told(&[Told::report("end", "a", "up")])
+            .into_iter()
+            .for_each(|place| _ = history.insert(place, Told::report("end", "a", "up")));
+        assert!(refused > 0 && history.len() > 200, "seed {seed}: both happen ({refused} refused, {} not)", history.len());
+        assert_eq!(world.sink(), expected(&world.plan, &history), "seed {seed}");
+        world.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_panic_ends_the_house_and_is_told() {
+    struct Panicking;
+    impl Committer for Panicking {
+        fn transact(&mut self, _: Transaction) -> Result<Vec<(Partition, Offset)>, TransactError> {
+            panic!("told to")
+        }
+        fn recover(&mut self, _: &dyn Fn() -> bool) -> Result<(), LogError> {
+            Ok(())
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::start_unready(&config(directory.path(), ""), |log| Log { committer: Box::new(Panicking), ..log }).unwrap();
+    let error = world.ended().unwrap_err();
+    assert!(matches!(&error, HouseError::Panicked(thread) if thread == "commit"), "{error}");
+}
