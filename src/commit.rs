@@ -7,6 +7,8 @@
 //! committer starts over (which resolves what was open, either way), and every partition is restored from the log. Nothing is sent again.
 
 mod part;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -7,6 +7,8 @@
 //! must not serve it. Nothing is handed over before all of that is proven.
 
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::ops::ControlFlow;
 

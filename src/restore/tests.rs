@@ -1,0 +1,204 @@
+//! What a restore accepts, and everything it must refuse.
+
+use std::sync::Arc;
+
+use statehouse_dataflows::{
+    digest::row_hash,
+    vocabulary::{Cause, Published, Report, RowValue},
+};
+
+use super::*;
+
+/// A checkpoint partition in memory: records at offsets from 5 on.
+struct Kept {
+    progress: Option<(Offset, Progress)>,
+    records: Vec<Vec<u8>>,
+}
+
+const FIRST: Offset = 5;
+
+impl Checkpoint for Kept {
+    fn progress(&mut self, _: Partition) -> Result<Option<(Offset, Progress)>, LogError> {
+        Ok(self.progress)
+    }
+    fn start_offset(&mut self, _: Partition, start: Start) -> Result<Offset, LogError> {
+        Ok(if start == Start::Latest { 77 } else { 0 })
+    }
+    fn read(&mut self, _: Partition, from: Offset, each: &mut dyn FnMut(Offset, &[u8]) -> ControlFlow<()>) -> Result<bool, LogError> {
+        for (offset, record) in (FIRST..).zip(&self.records).filter(|(offset, _)| *offset >= from) {
+            if each(offset, record).is_break() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn report(object: &str, agent: &str, state: Option<&str>) -> Row {
+    let report = state.map(|state| Report { state: state.into(), ts_ms: 1, offset: 2, due_ms: None });
+    Row { partition: 3, object: object.into(), value: RowValue::Report(agent.into(), report) }
+}
+
+fn published(object: &str, state: Option<&str>) -> Row {
+    let published = state.map(|state| Published {
+        state: Some(state.into()),
+        behind: Some(state.into()),
+        mask: None,
+        since_ms: 1,
+        cause: Cause::Vote,
+        revision: 4,
+    });
+    Row { partition: 3, object: object.into(), value: RowValue::Object(published.map(Into::into)) }
+}
+
+/// Three chunks in which rows come, change and go; and what is left at the end.
+fn history() -> ([Vec<Row>; 3], Vec<Row>) {
+    let chunks = [
+        vec![report("o", "a", Some("x")), report("o", "b", Some("x")), published("o", Some("x")), report("p", "a", Some("x"))],
+        vec![report("o", "a", None), published("p", Some("x"))],
+        vec![report("o", "b", Some("y")), report("p", "a", None), published("p", None), published("o", Some("y"))],
+    ];
+    (chunks, vec![published("o", Some("y")), report("o", "b", Some("y"))])
+}
+
+fn header(n: u64, digest: u64) -> chunk::Header {
+    chunk::Header {
+        house: "test".into(),
+        partition: 3,
+        n,
+        next_offset: n as Offset * 10,
+        clock_ms: n as i64 * 100,
+        event: n * 20,
+        digest,
+        ..chunk::Header::default()
+    }
+}
+
+fn digest(rows: &[Row]) -> u64 {
+    rows.iter().fold(0, |digest, row| digest.wrapping_add(row_hash(row)))
+}
+
+fn kept() -> Kept {
+    let (chunks, left) = history();
+    let digest = digest(&left);
+    let digests = [1, 2, digest]; // those of chunks on the way are not looked at
+    let records = (1..).zip(&chunks).zip(digests).flat_map(|((n, rows), digest)| chunk::encode(&header(n, digest), rows, 1_000_000));
+    Kept { records: records.collect(), progress: Some((30, Progress { n: 3, digest, start: FIRST })) }
+}
+
+fn restore(kept: Kept, batch_rows: usize) -> Result<Vec<Delivered>, LogError> {
+    let keys = RandomState::with_seeds(1, 2, 3, 4);
+    let settings = RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows, keys };
+    let request = Request { partition: 3, number: 9, cancelled: Arc::default() };
+    let restored = Restore::new(settings, Box::new(kept)).restore(&request)?;
+    Ok(restored.inspect(|delivery| assert_eq!((delivery.partition, delivery.number), (3, 9))).map(|delivery| delivery.what).collect())
+}
+
+fn rows(delivered: &[Delivered]) -> Vec<Row> {
+    let batches = delivered.iter().filter_map(|what| if let Delivered::Rows(objects) = what { Some(objects) } else { None });
+    let mut rows: Vec<_> = batches.flatten().flatten().cloned().collect();
+    rows.sort_by_key(|row| (row.object.clone(), format!("{:?}", row.value)));
+    rows
+}
+
+#[test]
+fn the_last_word_on_every_row_is_handed_over() {
+    let delivered = restore(kept(), 100).unwrap();
+    let at = Standpoint { next_offset: 30, progress: kept().progress.map(|(_, progress)| progress), clock_ms: Some(300), event: 60 };
+    assert!(matches!(&delivered[..], [Delivered::Begin(begin), Delivered::Rows(_), Delivered::End] if *begin == at), "{delivered:?}");
+    assert_eq!(rows(&delivered), history().1);
+}
+
+#[test]
+fn an_objects_rows_stay_together_however_small_the_batches() {
+    let rows: Vec<_> = (0..5).flat_map(|n| ["a", "b", "c"].map(|agent| report(&format!("o{n}"), agent, Some("x")))).collect();
+    let digest = digest(&rows);
+    for (batch_rows, expected) in [(1, vec![1; 5]), (4, vec![2, 2, 1]), (100, vec![5])] {
+        let records = chunk::encode(&header(1, digest), &rows, 1_000_000);
+        let delivered = restore(Kept { records, progress: Some((10, Progress { n: 1, digest, start: 0 })) }, batch_rows).unwrap();
+        let mut batches = Vec::new();
+        for what in &delivered {
+            let Delivered::Rows(objects) = what else { continue };
+            assert!(objects.iter().all(|object| object.len() == 3 && object.iter().all(|row| row.object == object[0].object)));
+            batches.push(objects.len());
+        }
+        assert_eq!(batches, expected, "objects in batches of about {batch_rows} rows");
+        assert_eq!(self::rows(&delivered).len(), 15, "batches of {batch_rows}");
+    }
+}
+
+#[test]
+fn a_fresh_house_starts_where_it_is_told_to() {
+    let delivered = restore(Kept { records: Vec::new(), progress: None }, 100).unwrap();
+    let at = Standpoint { next_offset: 77, progress: None, clock_ms: None, event: 1 };
+    assert!(matches!(&delivered[..], [Delivered::Begin(begin), Delivered::End] if *begin == at), "{delivered:?}");
+}
+
+#[test]
+fn a_house_that_only_committed_its_start_goes_on_there() {
+    // What stands in the checkpoint was aborted, or is of nobody: it is not looked at.
+    let delivered = restore(Kept { records: vec![b"?".to_vec()], progress: Some((42, Progress::default())) }, 100).unwrap();
+    let at = Standpoint { next_offset: 42, progress: Some(Progress::default()), clock_ms: None, event: 1 };
+    assert!(matches!(&delivered[..], [Delivered::Begin(begin), Delivered::End] if *begin == at), "{delivered:?}");
+}
+
+#[test]
+fn a_partition_whose_records_were_all_rejects_has_no_clock() {
+    let records = chunk::encode(&chunk::Header { clock_ms: NO_CLOCK_MS, ..header(1, 0) }, &[], 1_000_000);
+    let delivered = restore(Kept { records, progress: Some((10, Progress { n: 1, digest: 0, start: 0 })) }, 100).unwrap();
+    assert!(matches!(&delivered[0], Delivered::Begin(Standpoint { clock_ms: None, event: 20, .. })), "{delivered:?}");
+}
+
+#[test]
+fn what_is_not_whole_is_refused() {
+    type Spoil = fn(&mut Kept);
+    fn change(kept: &mut Kept, at: usize, change: impl Fn(&mut chunk::Header)) {
+        let piece = chunk::decode(&kept.records[at]).unwrap();
+        let mut header = piece.header;
+        change(&mut header);
+        kept.records[at] = chunk::encode(&header, &piece.rows, 1_000_000).remove(0);
+    }
+    fn committed(kept: &mut Kept) -> &mut (Offset, Progress) {
+        kept.progress.as_mut().unwrap()
+    }
+    let rows: [(&str, Spoil); 12] = [
+        ("ends after chunk 2, but chunk 3 is committed", |kept| _ = kept.records.pop()),
+        ("offset 6 is piece 0 of chunk 3, where piece 0 of chunk 2 should be", |kept| _ = kept.records.remove(1)),
+        ("offset 5 is piece 0 of chunk 2, where piece 0 of chunk 1 should be", |kept| _ = kept.records.remove(0)),
+        ("offset 6 is piece 0 of chunk 1, where", |kept| kept.records.insert(0, kept.records[0].clone())),
+        ("offset 6 is of house \"other\", not of \"test\"", |kept| change(kept, 1, |header| header.house = "other".into())),
+        ("offset 6: the checksum does not match", |kept| *kept.records[1].last_mut().unwrap() ^= 1),
+        ("offset 7: not a piece of a chunk", |kept| kept.records[2] = b"something that is no chunk at all".to_vec()),
+        ("goes to source offset 30, but 31 is committed", |kept| committed(kept).0 = 31),
+        ("its rows have digest", |kept| {
+            committed(kept).1.digest = 7;
+            change(kept, 2, |header| header.digest = 7);
+        }),
+        ("chunk 3 has digest 0000000000000007", |kept| change(kept, 2, |header| header.digest = 7)),
+        ("ends after chunk 3, but chunk 4 is committed", |kept| committed(kept).1.n = 4),
+        ("its rows have digest 0000000000000000", |kept| {
+            *committed(kept) = (0, Progress { n: 0, digest: 1, start: 0 });
+        }),
+    ];
+    for (expected, spoil) in rows {
+        let mut kept = kept();
+        spoil(&mut kept);
+        let Err(LogError::Corrupt(said)) = restore(kept, 100) else { panic!("not refused: {expected}") };
+        assert!(said.starts_with("checkpoint of partition 3: ") && said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn a_chunk_of_several_pieces_must_have_all_of_them() {
+    let rows: Vec<_> = (0..200).map(|n| report(&format!("object-{n}"), &format!("agent-{}", n * 7919), Some("x"))).collect();
+    let digest = digest(&rows);
+    let records = chunk::encode(&header(1, digest), &rows, 400);
+    assert!(records.len() > 2, "several pieces");
+    let progress = Some((10, Progress { n: 1, digest, start: 0 }));
+    assert_eq!(self::rows(&restore(Kept { records: records.clone(), progress }, 100).unwrap()).len(), 200);
+    for missing in 0..records.len() {
+        let mut records = records.clone();
+        records.remove(missing);
+        assert!(matches!(restore(Kept { records, progress }, 100), Err(LogError::Corrupt(_))), "without piece {missing}");
+    }
+}
