@@ -9,7 +9,7 @@ use std::{env, fs, sync::Arc, thread, time::Instant};
 
 use mimalloc::MiMalloc;
 use statehouse_dataflows::{
-    engine::Engine,
+    engine::{Engine, Numbered},
     plan::{Plan, Rule, RuleSet},
     vocabulary::{Event, Run, Seq},
 };
@@ -36,7 +36,7 @@ fn main() {
         })
         .collect();
     let done: Vec<Done> = handles.into_iter().map(|handle| handle.join().expect("a worker")).collect();
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = done.iter().map(|done| done.finished.duration_since(start).as_secs_f64()).fold(0.0, f64::max);
     let changes: usize = done.iter().map(|done| done.changes).sum();
     let held: usize = done.iter().map(|done| done.held).sum();
     let peak_bytes = done.iter().map(|done| done.resident_bytes).max().unwrap_or(0);
@@ -55,6 +55,7 @@ fn main() {
 struct Done {
     changes: usize,
     held: usize,
+    finished: Instant,
     /// Memory while everything is held.
     resident_bytes: u64,
 }
@@ -63,12 +64,14 @@ struct Done {
 fn work(world: &World, worker: usize, workers: usize, epoch: u64) -> Done {
     let plan = Plan::of(RuleSet::new(Rule::Majority)).expect("a valid plan");
     let mut engine = Engine::new(Arc::new(plan));
-    let mut done = Done { changes: 0, held: 0, resident_bytes: 0 };
+    let mut done = Done { changes: 0, held: 0, finished: Instant::now(), resident_bytes: 0 };
     let total = world.claims.len() as u64;
+    let mut inputs = Vec::new();
     let mut first = 0;
     while first < total {
         let end = (first + epoch).min(total);
         engine.run(Run { first: first + 1, count: end - first, partition: 0, event: first, clock_ms: 0, offset: Some(first as i64) });
+        inputs.clear();
         for at in first..end {
             let (object, agent, attacked) = world.claims[at as usize];
             let (name, hash) = &world.objects[object as usize];
@@ -77,12 +80,14 @@ fn work(world: &World, worker: usize, workers: usize, epoch: u64) -> Done {
             }
             let state = if attacked { "under_attack" } else { "normal" };
             let event = Event::Report { agent: &world.agents[agent as usize], state, ts_ms: 1_763_800_000_000 + at as i64, ttl_ms: None };
-            engine.apply(at as Seq + 1, name, *hash, event);
+            inputs.push(Numbered { seq: at as Seq + 1, object: name, hash: *hash, event });
         }
+        engine.apply_all(&inputs);
         done.changes += engine.close(end + 1).changes.len();
         engine.committed(end);
         first = end;
     }
+    done.finished = Instant::now();
     let query = statehouse_dataflows::query::ListQuery { limit: usize::MAX, ..Default::default() };
     done.held = engine.list(&query).iter().map(|view| view.votes.live as usize).sum();
     done.resident_bytes = resident_bytes();

@@ -42,7 +42,7 @@ use timely::{
 
 pub use crate::reports::Counts;
 use crate::{
-    names::{AgentId, Names, ObjectId},
+    names::{Names, ObjectId},
     plan::Plan,
     publish::{Control, Entry, Outbox, Shared, TallyTrace, life::Act, publish},
     reports::{Claim, Context, ReportDiff, Reports, Said, Subject, TallyDiff},
@@ -58,6 +58,22 @@ type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;
 
 /// Differences that wait for the dataflow at most: its sorting then works on what is still in the cache.
 const FEED_MAX: usize = 8_192;
+
+/// How many inputs are looked at together: enough to overlap their cache misses, few enough to stay in the cache until they are used.
+pub(crate) const WINDOW: usize = 32;
+
+/// An event and what it is about, as [`Engine::apply`] takes them.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbered<'a> {
+    /// The event's seq.
+    pub seq: Seq,
+    /// The object.
+    pub object: &'a str,
+    /// Well mixed, of partition and object.
+    pub hash: u64,
+    /// What happens to the object.
+    pub event: Event<'a>,
+}
 
 /// One worker's part of the house. Lives on one thread.
 pub struct Engine {
@@ -130,6 +146,18 @@ impl Engine {
     pub fn run(&mut self, run: Run) {
         self.runs.push_back(run);
         self.control(run.first, Control::Run(run));
+    }
+
+    /// As [`Engine::apply`] for each input, in order, but faster: what the next few will need is looked at together, so that the memory
+    /// they wait for is fetched at once.
+    ///
+    /// # Panics
+    /// If no run covers a seq.
+    pub fn apply_all(&mut self, inputs: &[Numbered<'_>]) {
+        for window in inputs.chunks(WINDOW) {
+            self.reports.look_ahead(window.iter().map(|input| input.hash));
+            window.iter().for_each(|input| self.apply(input.seq, input.object, input.hash, input.event));
+        }
     }
 
     /// An event about an object. Seqs rise; `hash` is any well-mixed hash of partition and object, the same for the same object.
@@ -354,8 +382,7 @@ fn build(
         let (reports_input, reports) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<ReportDiff>>>();
         let (tally_input, tallies) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<TallyDiff>>>();
         let (control_input, control) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<(Seq, Control)>>>();
-        let reports =
-            arrange_core::<_, _, _, ValSpine<ObjectId, (AgentId, Claim), Seq, i32>>(reports, Pipeline, "Reports", ValBatcher::new);
+        let reports = arrange_core::<_, _, _, ValSpine<ObjectId, Claim, Seq, i32>>(reports, Pipeline, "Reports", ValBatcher::new);
         let tallies = tallies.as_collection().map(|object| (object, ())).inner;
         let tallies = arrange_core::<_, _, _, KeySpine<ObjectId, Seq, Tally>>(tallies, Pipeline, "Tally", KeyBatcher::new);
         let (reports_trace, tally_trace) = (reports.trace.clone(), tallies.trace.clone());

@@ -155,10 +155,6 @@ impl Item {
         };
         Self { seq, phase, object, what }
     }
-
-    fn order(&self) -> (Seq, Phase, ObjectId) {
-        (self.seq, self.phase, self.object)
-    }
 }
 
 /// An object touched in the epoch, and what was known of it before.
@@ -168,6 +164,48 @@ struct Touched {
     arranged: Option<Arc<Published>>,
     /// As in the checkpoint.
     stored: Option<Arc<Published>>,
+}
+
+/// Items in the order in which they are taken up. Their order is sorted, not they: they are large.
+struct Agenda {
+    items: Vec<Option<Item>>,
+    /// Places in `items`, last first.
+    order: Vec<(Seq, Phase, ObjectId, usize)>,
+}
+
+impl Agenda {
+    fn new(items: Vec<Item>) -> Self {
+        let mut agenda = Self { items: Vec::with_capacity(items.len()), order: Vec::with_capacity(items.len()) };
+        agenda.add(items);
+        agenda
+    }
+
+    fn add(&mut self, items: Vec<Item>) {
+        if items.is_empty() {
+            return;
+        }
+        let first = self.items.len();
+        self.order.extend(items.iter().zip(first..).map(|(item, at)| (item.seq, item.phase, item.object, at)));
+        self.items.extend(items.into_iter().map(Some));
+        self.order.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    fn next(&mut self) -> Option<Item> {
+        let (.., at) = self.order.pop()?;
+        self.items[at].take()
+    }
+
+    /// The next thing, if it happened to the same object at the same seq.
+    fn next_part(&mut self, seq: Seq, object: ObjectId) -> Option<StepPart> {
+        let (at_seq, phase, of, _) = self.order.last()?;
+        if (*at_seq, *phase, *of) != (seq, Phase::Object, object) {
+            return None;
+        }
+        match self.next()?.what {
+            What::Step(part) => Some(part),
+            _ => unreachable!("only steps are in the objects' phase"),
+        }
+    }
 }
 
 struct Publisher {
@@ -185,52 +223,43 @@ impl Publisher {
     }
 
     /// Takes up everything of one epoch; returns the differences of `published`.
-    fn epoch(&mut self, mut items: Vec<Item>, end: Seq) -> Vec<(((Name, Partition), Entry), Seq, i32)> {
-        items.sort_by_key(Item::order);
-        let mut items = std::collections::VecDeque::from(items);
-        while let Some(item) = items.pop_front() {
+    fn epoch(&mut self, items: Vec<Item>, end: Seq) -> Vec<(((Name, Partition), Entry), Seq, i32)> {
+        let mut agenda = Agenda::new(items);
+        while let Some(item) = agenda.next() {
             match item.what {
-                What::Run(run) => self.begin(run, &mut items),
+                What::Run(run) => agenda.add(self.begin(run)),
                 What::Introduce(name, partition, set) => self.lives.introduce(item.object, Life::new(name, partition, set)),
                 What::GiveUp(partition) => self.give_up(partition),
                 What::Compare(partition) => self.compare(partition, item.seq),
                 What::Step(part) => {
                     let mut step = Step::default();
                     step.take(part);
-                    while items.front().is_some_and(|next| next.order() == (item.seq, Phase::Object, item.object)) {
-                        if let Some(Item { what: What::Step(part), .. }) = items.pop_front() {
-                            step.take(part);
-                        }
+                    while let Some(part) = agenda.next_part(item.seq, item.object) {
+                        step.take(part);
                     }
                     self.step(item.object, item.seq, step);
                 }
             }
         }
         self.runs.retain(|run| run.end() > end);
-        let mut tallies = self.shared.tallies.clone();
-        tallies.set_logical_compaction(AntichainRef::new(&[end]));
-        tallies.set_physical_compaction(AntichainRef::new(&[end]));
-        self.shared.tallies = tallies;
+        self.shared.tallies.set_logical_compaction(AntichainRef::new(&[end]));
+        self.shared.tallies.set_physical_compaction(AntichainRef::new(&[end]));
         self.settle(end - 1)
     }
 
-    /// Seqs begin; ticks among them make due what waits for them, each at its own tick.
-    fn begin(&mut self, run: Run, items: &mut std::collections::VecDeque<Item>) {
+    /// Seqs begin. Ticks among them make due what waits for them, each at its own tick.
+    fn begin(&mut self, run: Run) -> Vec<Item> {
         self.runs.push(run);
         if run.offset.is_some() {
-            return;
+            return Vec::new();
         }
         let last_ms = run.clock_ms + (run.count as Millis - 1) * TICK_MS;
         let due = self.due.take_due(run.partition, last_ms);
-        if due.is_empty() {
-            return;
-        }
-        items.extend(due.into_iter().map(|(due_ms, object)| {
+        let item = |(due_ms, object): (Millis, ObjectId)| {
             let tick = ((due_ms - run.clock_ms).max(0) / TICK_MS) as Seq;
-            let what = What::Step(StepPart::OverrideDue(due_ms));
-            Item { seq: run.first + tick, phase: Phase::Object, object, what }
-        }));
-        items.make_contiguous().sort_by_key(Item::order);
+            Item { seq: run.first + tick, phase: Phase::Object, object, what: What::Step(StepPart::OverrideDue(due_ms)) }
+        };
+        due.into_iter().map(item).collect()
     }
 
     fn step(&mut self, object: ObjectId, seq: Seq, step: Step) {

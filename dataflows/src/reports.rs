@@ -10,12 +10,14 @@
 
 mod object;
 
-use hashbrown::HashTable;
+use hashbrown::{HashSet, HashTable};
 
+use object::Slot;
 pub(crate) use object::{Claim, Object};
 
 use crate::{
     digest::{ClaimWords, claim_hash, object_hash},
+    engine::WINDOW,
     names::{AgentId, Names, ObjectId},
     plan::{AGENTS_PER_OBJECT_MAX, Order},
     rule::decide::{Rules, Set},
@@ -24,7 +26,7 @@ use crate::{
 };
 
 /// A difference of the reports collection.
-pub(crate) type ReportDiff = ((ObjectId, (AgentId, Claim)), Seq, i32);
+pub(crate) type ReportDiff = ((ObjectId, Claim), Seq, i32);
 /// A difference of the tally collection: the tally is the difference type.
 pub(crate) type TallyDiff = (ObjectId, Seq, Tally);
 
@@ -38,6 +40,10 @@ pub(crate) struct Reports {
     gone: Vec<(Seq, ObjectId)>,
     /// Reports changed since the epoch began, with what they were before their first change in it.
     dirty: Vec<Dirty>,
+    /// Reports withdrawn in the epoch: if they come back in it, they are noted already.
+    withdrawn: HashSet<(ObjectId, AgentId)>,
+    /// Counts epochs, to tell which slots are noted in this one.
+    epoch: u32,
     pub(crate) report_diffs: Vec<ReportDiff>,
     pub(crate) tally_diffs: Vec<TallyDiff>,
     pub(crate) counts: Counts,
@@ -52,6 +58,14 @@ pub struct Counts {
     pub unchanged: u64,
     /// Reports of one agent too many for one object: ignored.
     pub over_limit: u64,
+}
+
+/// Whether a difference is also a row of the checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Note {
+    Row,
+    /// The checkpoint has it, or it is another's from now on.
+    None,
 }
 
 struct Dirty {
@@ -94,6 +108,19 @@ impl Reports {
         self.ids.find(subject.hash, is_it).map(|(_, id)| *id)
     }
 
+    /// Reads what finding these objects and their agents will read, one kind of memory after the other: the reads of one kind don't wait
+    /// for each other. Has no effect but on the cache.
+    pub(crate) fn look_ahead(&self, hashes: impl Iterator<Item = u64>) {
+        let mut ids = [None; WINDOW];
+        for (id, hash) in ids.iter_mut().zip(hashes) {
+            *id = self.ids.find(hash, |(other, _)| *other == hash).map(|(_, id)| *id);
+        }
+        let objects = ids.map(|id| id.and_then(|id| self.objects[id as usize].as_ref()));
+        let sizes: usize = objects.iter().flatten().map(|object| object.agents.len() + object.name.len()).sum();
+        let bytes: u64 = objects.iter().flatten().map(|object| object.first_words()).sum();
+        std::hint::black_box((sizes, bytes)); // else the reads would be left out
+    }
+
     /// Makes an object known.
     pub(crate) fn insert(&mut self, subject: Subject<'_>, set: usize, context: &mut Context<'_>) -> ObjectId {
         let partition = context.moment.partition;
@@ -125,21 +152,21 @@ impl Reports {
             self.counts.over_limit += 1;
             return;
         }
-        if held.is_ok_and(|at| is_late(set, &object.agents[at].1, said.ts_ms)) {
+        if held.is_ok_and(|at| is_late(set, &object.agents[at].claim, said.ts_ms)) {
             self.counts.late += 1;
             return;
         }
         let (state, _) = names.states.intern(said.state);
         let due_ms = said.ttl_ms.map_or(Claim::NEVER, |ttl_ms| next_multiple(moment.clock_ms.saturating_add(ttl_ms)));
         let offset = moment.offset.expect("reports come from records");
-        let claim = Claim { state, ts_ms: said.ts_ms, offset, due_ms };
-        if held.is_ok_and(|at| !set.recency && object.agents[at].1.is_same_for_good(&claim)) {
+        let claim = Claim { agent, state, ts_ms: said.ts_ms, offset, due_ms };
+        if held.is_ok_and(|at| !set.recency && object.agents[at].claim.is_same_for_good(&claim)) {
             self.counts.unchanged += 1;
             return;
         }
         object.touched = *seq;
         names.states.hold(state);
-        self.replace(id, agent, Some(claim), context);
+        self.replace(id, agent, Some(claim), Note::Row, context);
     }
 
     /// An agent takes its report back. Returns whether there was one.
@@ -147,21 +174,25 @@ impl Reports {
         let Some(agent) = context.names.agents.find(agent) else { return false };
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let Ok(at) = object.find(agent) else { return false };
-        if is_late(&context.rules.sets[object.set], &object.agents[at].1, ts_ms) {
+        if is_late(&context.rules.sets[object.set], &object.agents[at].claim, ts_ms) {
             self.counts.late += 1;
             return false;
         }
         object.touched = context.seq;
-        self.replace(id, agent, None, context);
+        self.replace(id, agent, None, Note::Row, context);
         true
     }
 
     /// All reports of the object go.
     pub(crate) fn purge(&mut self, id: ObjectId, context: &mut Context<'_>) {
-        let object = self.objects[id as usize].as_mut().expect("a known object");
+        self.withdraw_all(id, Note::Row, context);
+    }
+
+    fn withdraw_all(&mut self, id: ObjectId, note: Note, context: &mut Context<'_>) {
+        let object = self.object_mut(id);
         object.touched = context.seq;
-        let agents: Vec<_> = object.agents.iter().rev().map(|(agent, _)| *agent).collect();
-        agents.into_iter().for_each(|agent| self.replace(id, agent, None, context));
+        let agents: Vec<_> = object.agents.iter().rev().map(|slot| slot.claim.agent).collect();
+        agents.into_iter().for_each(|agent| self.replace(id, agent, None, note, context));
     }
 
     /// A report as the checkpoint has it: makes differences, but no row.
@@ -171,10 +202,9 @@ impl Reports {
         let (state, _) = context.names.states.intern(&report.state);
         context.names.states.hold(state);
         let due_ms = report.due_ms.unwrap_or(Claim::NEVER);
-        let claim = Claim { state, ts_ms: report.ts_ms, offset: report.offset, due_ms };
+        let claim = Claim { agent, state, ts_ms: report.ts_ms, offset: report.offset, due_ms };
         self.object_mut(id).touched = context.seq;
-        self.replace(id, agent, Some(claim), context);
-        self.dirty.pop();
+        self.replace(id, agent, Some(claim), Note::None, context);
     }
 
     /// Forgets all reports of a partition: makes differences, but no rows. Returns its objects.
@@ -182,26 +212,38 @@ impl Reports {
         let mine =
             |(id, object): (usize, &Option<Object>)| object.as_ref().filter(|object| object.partition == partition).map(|_| id as ObjectId);
         let ids: Vec<_> = self.objects.iter().enumerate().filter_map(mine).collect();
-        let clean = self.dirty.len();
-        ids.iter().for_each(|id| self.purge(*id, context));
-        self.dirty.truncate(clean);
+        ids.iter().for_each(|id| self.withdraw_all(*id, Note::None, context));
+        let Self { dirty, objects, .. } = self;
+        let is_other = |id: ObjectId| objects[id as usize].as_ref().is_none_or(|object| object.partition != partition);
+        dirty.retain(|dirty| is_other(dirty.object));
         ids
     }
 
     /// Puts an agent's claim in the place of the one it had, if any, and notes the differences.
-    fn replace(&mut self, id: ObjectId, agent: AgentId, claim: Option<Claim>, context: &mut Context<'_>) {
+    fn replace(&mut self, id: ObjectId, agent: AgentId, claim: Option<Claim>, note: Note, context: &mut Context<'_>) {
+        let epoch = self.epoch;
         let Context { rules, names, seq, .. } = context;
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let set = &rules.sets[object.set];
         let newest_before = object.newest_state();
-        let before = object.put(agent, claim, set);
-        self.dirty.push(Dirty { object: id, agent, before });
+        let noted = if note == Note::Row { epoch } else { epoch.wrapping_sub(1) };
+        let slot = object.put(agent, claim.map(|claim| Slot { claim, noted }), set);
+        let before = slot.map(|slot| slot.claim);
+        if note == Note::Row {
+            let is_noted = slot.map_or_else(|| self.withdrawn.contains(&(id, agent)), |slot| slot.noted == epoch);
+            if !is_noted {
+                self.dirty.push(Dirty { object: id, agent, before });
+            }
+            if claim.is_none() {
+                self.withdrawn.insert((id, agent));
+            }
+        }
         if let Some(before) = before {
-            self.report_diffs.push(((id, (agent, before)), *seq, -1));
+            self.report_diffs.push(((id, before), *seq, -1));
             names.states.release(before.state, *seq);
         }
         if let Some(claim) = claim {
-            self.report_diffs.push(((id, (agent, claim)), *seq, 1));
+            self.report_diffs.push(((id, claim), *seq, 1));
         }
         match (before, claim) {
             (None, Some(_)) => names.agents.hold(agent),
@@ -223,11 +265,12 @@ impl Reports {
     /// The rows changed since the epoch began, rows of one object adjacent, and what they add to their partitions' digests.
     pub(crate) fn take_rows(&mut self, names: &Names, mut row: impl FnMut(ObjectId, Row, u64)) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        dirty.sort_by_key(|dirty| (dirty.object, dirty.agent)); // stable: the first of equal ones has the value before the epoch
-        dirty.dedup_by_key(|dirty| (dirty.object, dirty.agent));
-        for Dirty { object: id, agent, before } in dirty.drain(..) {
+        let mut order: Vec<(ObjectId, u32)> = dirty.iter().zip(0..).map(|(dirty, at)| (dirty.object, at)).collect();
+        order.sort_unstable();
+        for (id, at) in order {
+            let Dirty { agent, before, .. } = dirty[at as usize];
             let object = self.object(id);
-            let after = object.find(agent).ok().map(|at| object.agents[at].1);
+            let after = object.find(agent).ok().map(|at| object.agents[at].claim);
             if before == after {
                 continue;
             }
@@ -236,7 +279,10 @@ impl Reports {
             let value = RowValue::Report(names.agents.name(agent).clone(), after.map(|claim| claim.report(names)));
             row(id, Row { partition: object.partition, object: object.name.clone(), value }, delta);
         }
+        dirty.clear();
         self.dirty = dirty; // keeps its room
+        self.withdrawn.clear();
+        self.epoch = self.epoch.wrapping_add(1);
     }
 
     /// Publish forgot these objects, each at its seq; their ids are free once that is committed, unless something happened since.

@@ -17,15 +17,15 @@ use timely::{
 };
 
 use crate::{
-    names::{AgentId, Names, ObjectId},
+    names::{Names, ObjectId},
     reports::Claim,
-    rule::decide::{Held, Rules},
+    rule::decide::Rules,
     tally::{StateId, Tally},
     vocabulary::Seq,
 };
 
 /// The arrangement `reports`.
-pub(crate) type ReportsTrace = TraceAgent<ValSpine<ObjectId, (AgentId, Claim), Seq, i32>>;
+pub(crate) type ReportsTrace = TraceAgent<ValSpine<ObjectId, Claim, Seq, i32>>;
 /// A stream of what became of objects, at their seqs.
 pub(crate) type Decisions<'a> = Stream<'a, Seq, Vec<(ObjectId, Seq, Update)>>;
 
@@ -90,18 +90,18 @@ pub(crate) fn over_tallies<'a>(
 ///
 /// Known limit: where rules of both kinds stand in one plan, the objects of the others are looked at too.
 pub(crate) fn over_reports<'a>(reports: Arranged<'a, ReportsTrace>, rules: Rc<Rules>, names: Rc<RefCell<Names>>) -> Decisions<'a> {
-    let decide = move |object: &ObjectId, input: &[(&(AgentId, Claim), i32)], output: &mut Vec<(Decision, i32)>| {
+    let decide = move |object: &ObjectId, input: &[(&Claim, i32)], output: &mut Vec<(Decision, i32)>| {
         let names = names.borrow();
         let at = names.set_of(*object);
         let set = &rules.sets[at];
         if !set.over_reports() {
             return;
         }
-        let held: Vec<Held<'_>> = input.iter().map(|((agent, claim), _)| (*agent, claim)).collect();
+        let held: Vec<&Claim> = input.iter().map(|(claim, _)| *claim).collect();
         let mut tally = Tally::reports(held.len() as i32);
         match set.latest {
-            true => held.iter().max_by_key(|(_, claim)| set.recency(claim)).into_iter().for_each(|(_, claim)| tally.add(claim.state, 1)),
-            false => held.iter().for_each(|(agent, claim)| tally.add(claim.state, names.weight(*agent, at))),
+            true => held.iter().max_by_key(|claim| set.recency(claim)).into_iter().for_each(|claim| tally.add(claim.state, 1)),
+            false => held.iter().for_each(|claim| tally.add(claim.state, names.weight(claim.agent, at))),
         }
         output.push((Decision { verdict: set.over_ballots(&held, &tally, &names, at), tally }, 1));
     };

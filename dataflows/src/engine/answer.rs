@@ -12,12 +12,11 @@ use timely::progress::frontier::Antichain;
 
 use super::{Engine, PublishedTrace};
 use crate::{
-    names::{AgentId, ObjectId},
+    names::ObjectId,
     plan::{OnEmpty, OnNone},
     publish::{tally_at, votes},
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
     reports::Claim,
-    rule::decide::Held,
     tally::Tally,
     verdict::ReportsTrace,
     vocabulary::{Name, Partition, Published, Seq},
@@ -115,10 +114,10 @@ impl Engine {
         let claims = claims(&mut self.traces.reports, id, self.committed);
         let names = self.names.borrow();
         let set = names.set_of(id);
-        let view = |(agent, claim): (AgentId, Claim)| ReportView {
-            agent: names.agents.name(agent).clone(),
+        let view = |claim: Claim| ReportView {
+            agent: names.agents.name(claim.agent).clone(),
             report: claim.report(&names),
-            weight: names.weight(agent, set).unsigned_abs(),
+            weight: names.weight(claim.agent, set).unsigned_abs(),
         };
         let mut views: Vec<_> = claims.into_iter().map(view).collect();
         views.sort_by(|a, b| a.agent.cmp(&b.agent));
@@ -138,7 +137,7 @@ impl Engine {
         let verdict = match set.over_reports() {
             false => set.over_tally(&tally, &names.states),
             true => {
-                let held: Vec<Held<'_>> = claims.iter().map(|(agent, claim)| (*agent, claim)).collect();
+                let held: Vec<&Claim> = claims.iter().collect();
                 set.over_ballots(&held, &tally, &names, at)
             }
         };
@@ -205,7 +204,7 @@ fn scan(
 }
 
 /// An object's claims as of `last`.
-fn claims(trace: &mut ReportsTrace, object: ObjectId, last: Seq) -> Vec<(AgentId, Claim)> {
+fn claims(trace: &mut ReportsTrace, object: ObjectId, last: Seq) -> Vec<Claim> {
     let (mut cursor, storage) = open(trace);
     let mut found = Vec::new();
     cursor.seek_key(&storage, &object);

@@ -9,9 +9,10 @@ use crate::{
     vocabulary::{Millis, Name, Offset, Partition, Seq},
 };
 
-/// A report in ids.
+/// A report in ids. Flat, without padding: it is moved and compared more than anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Claim {
+    pub(crate) agent: AgentId,
     pub(crate) state: StateId,
     pub(crate) ts_ms: Millis,
     pub(crate) offset: Offset,
@@ -33,6 +34,14 @@ impl Claim {
     }
 }
 
+/// An agent's place in an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    pub(crate) claim: Claim,
+    /// The epoch in which it was noted as changed last.
+    pub(crate) noted: u32,
+}
+
 /// A known object.
 pub(crate) struct Object {
     pub(crate) name: Name,
@@ -45,7 +54,7 @@ pub(crate) struct Object {
     /// The seq of the last event that changed something.
     pub(crate) touched: Seq,
     /// The latest claims, by agent.
-    pub(crate) agents: Vec<(AgentId, Claim)>,
+    pub(crate) agents: Vec<Slot>,
     /// Whose claim is the newest; kept only where the rule asks.
     newest: Option<AgentId>,
 }
@@ -55,31 +64,36 @@ impl Object {
         Self { name, partition, digest, hash, set, touched: 0, agents: Vec::new(), newest: None }
     }
 
+    /// Reads the name and the first claims.
+    pub(crate) fn first_words(&self) -> u64 {
+        u64::from(self.name.as_bytes().first().copied().unwrap_or(0)) + self.agents.first().map_or(0, |slot| u64::from(slot.noted))
+    }
+
     /// Where the agent's claim stands, or would stand.
     #[inline]
     pub(crate) fn find(&self, agent: AgentId) -> Result<usize, usize> {
-        self.agents.binary_search_by_key(&agent, |(agent, _)| *agent)
+        self.agents.binary_search_by_key(&agent, |slot| slot.claim.agent)
     }
 
     /// The state of the newest report, where the rule follows it.
     pub(crate) fn newest_state(&self) -> Option<StateId> {
         let at = self.find(self.newest?).expect("the newest is held");
-        Some(self.agents[at].1.state)
+        Some(self.agents[at].claim.state)
     }
 
-    /// Puts a claim (or none) in the agent's place; returns what was there.
-    pub(crate) fn put(&mut self, agent: AgentId, claim: Option<Claim>, set: &Set) -> Option<Claim> {
-        let before = match (self.find(agent), claim) {
-            (Ok(at), Some(claim)) => Some(std::mem::replace(&mut self.agents[at].1, claim)),
-            (Ok(at), None) => Some(self.agents.remove(at).1),
-            (Err(at), Some(claim)) => {
-                self.agents.insert(at, (agent, claim));
+    /// Puts a slot (or none) in the agent's place; returns what was there.
+    pub(crate) fn put(&mut self, agent: AgentId, slot: Option<Slot>, set: &Set) -> Option<Slot> {
+        let before = match (self.find(agent), slot) {
+            (Ok(at), Some(slot)) => Some(std::mem::replace(&mut self.agents[at], slot)),
+            (Ok(at), None) => Some(self.agents.remove(at)),
+            (Err(at), Some(slot)) => {
+                self.agents.insert(at, slot);
                 None
             }
             (Err(_), None) => None,
         };
         if set.latest {
-            self.follow_newest(agent, claim, set);
+            self.follow_newest(agent, slot.map(|slot| slot.claim), set);
         }
         before
     }
@@ -87,11 +101,12 @@ impl Object {
     fn follow_newest(&mut self, agent: AgentId, claim: Option<Claim>, set: &Set) {
         let Some(claim) = claim else {
             if self.newest == Some(agent) {
-                self.newest = self.agents.iter().max_by_key(|(_, claim)| set.recency(claim)).map(|(agent, _)| *agent);
+                let newest = self.agents.iter().map(|slot| slot.claim).max_by_key(|claim| set.recency(claim));
+                self.newest = newest.map(|claim| claim.agent);
             }
             return;
         };
-        let newest = self.newest.and_then(|newest| self.find(newest).ok()).map(|at| set.recency(&self.agents[at].1));
+        let newest = self.newest.and_then(|newest| self.find(newest).ok()).map(|at| set.recency(&self.agents[at].claim));
         if newest.is_none_or(|newest| newest <= set.recency(&claim)) {
             self.newest = Some(agent);
         }

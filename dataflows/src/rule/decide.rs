@@ -7,7 +7,7 @@ use std::{cmp::Ordering, sync::Arc};
 use wildmatch::WildMatch;
 
 use crate::{
-    names::{AgentId, Interner},
+    names::{Interner, Names},
     plan::{Of, OnEmpty, OnNone, Order, Plan, Quorum, Rule, RuleSet},
     reports::Claim,
     rule::{Ballot, ReportsRule, TallyRule, Vote},
@@ -57,9 +57,6 @@ enum Decide {
     Tally(Arc<dyn TallyRule>),
     Reports(Arc<dyn ReportsRule>),
 }
-
-/// One live report, as the reduction over reports hands it on.
-pub(crate) type Held<'a> = (AgentId, &'a Claim);
 
 impl Rules {
     pub(crate) fn compile(plan: &Plan) -> Self {
@@ -151,16 +148,16 @@ impl Set {
     }
 
     /// The verdict over all live reports, of which there is at least one, and their tally.
-    pub(crate) fn over_ballots(&self, held: &[Held<'_>], tally: &Tally, names: &crate::names::Names, set: usize) -> Option<StateId> {
+    pub(crate) fn over_ballots(&self, held: &[&Claim], tally: &Tally, names: &Names, set: usize) -> Option<StateId> {
         let verdict = match &self.decide {
             _ if tally.live < self.min_reports => None,
             Decide::Reports(rule) => {
                 let ballots: Vec<_> = held
                     .iter()
-                    .map(|(agent, claim)| Ballot {
-                        agent: names.agents.name(*agent),
+                    .map(|claim| Ballot {
+                        agent: names.agents.name(claim.agent),
                         state: names.states.name(claim.state),
-                        weight: names.weight(*agent, set).unsigned_abs(),
+                        weight: names.weight(claim.agent, set).unsigned_abs(),
                         ts_ms: claim.ts_ms,
                         offset: claim.offset,
                     })
@@ -225,12 +222,12 @@ impl Set {
     }
 
     /// Of the heaviest states the one that a counted report claimed last.
-    fn heaviest_latest(&self, held: &[Held<'_>], names: &crate::names::Names, set: usize) -> Option<StateId> {
+    fn heaviest_latest(&self, held: &[&Claim], names: &Names, set: usize) -> Option<StateId> {
         let mut weights = Tally::default();
-        held.iter().for_each(|(agent, claim)| weights.add(claim.state, names.weight(*agent, set)));
+        held.iter().for_each(|claim| weights.add(claim.state, names.weight(claim.agent, set)));
         let most = weights.votes().map(|(_, weight)| weight).max()?;
-        let counted = held.iter().filter(|(agent, claim)| names.weight(*agent, set) > 0 && weights.weight(claim.state) == most);
-        counted.max_by_key(|(_, claim)| self.recency(claim)).map(|(_, claim)| claim.state)
+        let counted = held.iter().filter(|claim| names.weight(claim.agent, set) > 0 && weights.weight(claim.state) == most);
+        counted.max_by_key(|claim| self.recency(claim)).map(|claim| claim.state)
     }
 }
 
