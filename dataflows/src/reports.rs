@@ -68,6 +68,14 @@ enum Note {
     None,
 }
 
+/// A claim (or none) for an agent's place.
+#[derive(Clone, Copy)]
+struct Put {
+    agent: AgentId,
+    claim: Option<Claim>,
+    note: Note,
+}
+
 struct Dirty {
     object: ObjectId,
     agent: AgentId,
@@ -166,7 +174,7 @@ impl Reports {
         }
         object.touched = *seq;
         names.states.hold(state);
-        self.replace(id, agent, Some(claim), Note::Row, context);
+        self.replace(id, Put { agent, claim: Some(claim), note: Note::Row }, context);
     }
 
     /// An agent takes its report back. Returns whether there was one.
@@ -179,7 +187,7 @@ impl Reports {
             return false;
         }
         object.touched = context.seq;
-        self.replace(id, agent, None, Note::Row, context);
+        self.replace(id, Put { agent, claim: None, note: Note::Row }, context);
         true
     }
 
@@ -192,7 +200,7 @@ impl Reports {
         let object = self.object_mut(id);
         object.touched = context.seq;
         let agents: Vec<_> = object.agents.iter().rev().map(|slot| slot.claim.agent).collect();
-        agents.into_iter().for_each(|agent| self.replace(id, agent, None, note, context));
+        agents.into_iter().for_each(|agent| self.replace(id, Put { agent, claim: None, note }, context));
     }
 
     /// A report as the checkpoint has it: makes differences, but no row.
@@ -204,7 +212,7 @@ impl Reports {
         let due_ms = report.due_ms.unwrap_or(Claim::NEVER);
         let claim = Claim { agent, state, ts_ms: report.ts_ms, offset: report.offset, due_ms };
         self.object_mut(id).touched = context.seq;
-        self.replace(id, agent, Some(claim), Note::None, context);
+        self.replace(id, Put { agent, claim: Some(claim), note: Note::None }, context);
     }
 
     /// Forgets all reports of a partition: makes differences, but no rows. Returns its objects.
@@ -220,7 +228,7 @@ impl Reports {
     }
 
     /// Puts an agent's claim in the place of the one it had, if any, and notes the differences.
-    fn replace(&mut self, id: ObjectId, agent: AgentId, claim: Option<Claim>, note: Note, context: &mut Context<'_>) {
+    fn replace(&mut self, id: ObjectId, Put { agent, claim, note }: Put, context: &mut Context<'_>) {
         let epoch = self.epoch;
         let Context { rules, names, seq, .. } = context;
         let object = self.objects[id as usize].as_mut().expect("a known object");
