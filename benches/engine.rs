@@ -9,7 +9,7 @@ use std::{env, fs, sync::Arc, thread, time::Instant};
 
 use mimalloc::MiMalloc;
 use statehouse_dataflows::{
-    engine::{Engine, Numbered},
+    engine::{Engine, WINDOW},
     plan::{Plan, Rule, RuleSet},
     vocabulary::{Event, Run, Seq},
 };
@@ -66,23 +66,25 @@ fn work(world: &World, worker: usize, workers: usize, epoch: u64) -> Done {
     let mut engine = Engine::new(Arc::new(plan));
     let mut done = Done { changes: 0, held: 0, finished: Instant::now(), resident_bytes: 0 };
     let total = world.claims.len() as u64;
-    let mut inputs = Vec::new();
+    let mut mine = Vec::new();
     let mut first = 0;
     while first < total {
         let end = (first + epoch).min(total);
         engine.run(Run { first: first + 1, count: end - first, partition: 0, event: first, clock_ms: 0, offset: Some(first as i64) });
-        inputs.clear();
-        for at in first..end {
-            let (object, agent, attacked) = world.claims[at as usize];
-            let (name, hash) = &world.objects[object as usize];
-            if ((u128::from(*hash) * workers as u128) >> 64) as usize != worker {
-                continue;
+        mine.clear();
+        let place = |claim: &(u32, u16, bool)| ((u128::from(world.objects[claim.0 as usize].1) * workers as u128) >> 64) as usize;
+        mine.extend((first..end).filter(|at| place(&world.claims[*at as usize]) == worker));
+        for window in mine.chunks(WINDOW) {
+            engine.look_ahead(window.iter().map(|at| world.objects[world.claims[*at as usize].0 as usize].1));
+            for at in window {
+                let (object, agent, attacked) = world.claims[*at as usize];
+                let (name, hash) = &world.objects[object as usize];
+                let state = if attacked { "under_attack" } else { "normal" };
+                let event =
+                    Event::Report { agent: &world.agents[agent as usize], state, ts_ms: 1_763_800_000_000 + *at as i64, ttl_ms: None };
+                engine.apply(*at as Seq + 1, name, *hash, event);
             }
-            let state = if attacked { "under_attack" } else { "normal" };
-            let event = Event::Report { agent: &world.agents[agent as usize], state, ts_ms: 1_763_800_000_000 + at as i64, ttl_ms: None };
-            inputs.push(Numbered { seq: at as Seq + 1, object: name, hash: *hash, event });
         }
-        engine.apply_all(&inputs);
         done.changes += engine.close(end + 1).changes.len();
         engine.committed(end);
         first = end;

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use statehouse_dataflows::{
-    engine::{Closed, Engine},
+    engine::{Closed, Engine, WINDOW},
     plan::Plan,
     vocabulary::{Partition, Row, Run, Seq},
 };
@@ -103,11 +103,14 @@ impl Worker {
 
     fn records(&mut self, records: &Records) {
         let mut runs = records.runs.iter().peekable();
-        for routed in &records.routed {
-            while let Some(run) = runs.next_if(|run| run.first <= routed.seq) {
-                self.engine.run(*run);
+        for window in records.routed.chunks(WINDOW) {
+            self.engine.look_ahead(window.iter().map(|routed| routed.hash));
+            for routed in window {
+                while let Some(run) = runs.next_if(|run| run.first <= routed.seq) {
+                    self.engine.run(*run);
+                }
+                self.record(&records.batch, routed);
             }
-            self.record(&records.batch, routed);
         }
         runs.for_each(|run| self.engine.run(*run));
     }

@@ -59,21 +59,8 @@ type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;
 /// Differences that wait for the dataflow at most: its sorting then works on what is still in the cache.
 const FEED_MAX: usize = 8_192;
 
-/// How many inputs are looked at together: enough to overlap their cache misses, few enough to stay in the cache until they are used.
-pub(crate) const WINDOW: usize = 32;
-
-/// An event and what it is about, as [`Engine::apply`] takes them.
-#[derive(Clone, Copy, Debug)]
-pub struct Numbered<'a> {
-    /// The event's seq.
-    pub seq: Seq,
-    /// The object.
-    pub object: &'a str,
-    /// Well mixed, of partition and object.
-    pub hash: u64,
-    /// What happens to the object.
-    pub event: Event<'a>,
-}
+/// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
+pub const WINDOW: usize = 32;
 
 /// One worker's part of the house. Lives on one thread.
 pub struct Engine {
@@ -148,16 +135,10 @@ impl Engine {
         self.control(run.first, Control::Run(run));
     }
 
-    /// As [`Engine::apply`] for each input, in order, but faster: what the next few will need is looked at together, so that the memory
-    /// they wait for is fetched at once.
-    ///
-    /// # Panics
-    /// If no run covers a seq.
-    pub fn apply_all(&mut self, inputs: &[Numbered<'_>]) {
-        for window in inputs.chunks(WINDOW) {
-            self.reports.look_ahead(window.iter().map(|input| input.hash));
-            window.iter().for_each(|input| self.apply(input.seq, input.object, input.hash, input.event));
-        }
+    /// Reads what the next events will need of memory, given their hashes (at most [`WINDOW`] of them count), so that its fetches overlap
+    /// instead of following each other. Has no effect but on time.
+    pub fn look_ahead(&self, hashes: impl Iterator<Item = u64>) {
+        self.reports.look_ahead(hashes);
     }
 
     /// An event about an object. Seqs rise; `hash` is any well-mixed hash of partition and object, the same for the same object.
