@@ -7,6 +7,7 @@ pub mod decode;
 pub mod desk;
 pub mod encode;
 pub mod house;
+pub mod http;
 pub mod log;
 pub mod message;
 pub mod metrics;

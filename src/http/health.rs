@@ -1,0 +1,97 @@
+//! For operators: is it alive, is it ready, what does it count, what is it.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use super::{Front, params::Params, problem::Problem};
+use crate::{
+    desk::stale_ms,
+    metrics::Staleness,
+    question::{PartitionStanding, Standing},
+};
+
+/// How long a scrape waits for the count of objects before it leaves it out.
+const SUMMARY_WAIT: Duration = Duration::from_secs(2);
+
+/// Answers as long as the process does: an outage of the log is no reason to restart it.
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// 200 if requests are answered in full, 503 and the reasons if not. `?verbose` shows every check; `?exclude=log` leaves one (or several,
+/// by comma) out: with that an instance stays in service with stale reads while the log is away.
+pub(super) async fn readyz(State(front): State<Front>, params: Params) -> Result<Response, Problem> {
+    params.only(&["verbose", "exclude"])?;
+    let excluded: Vec<_> = params.get("exclude").into_iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty()).collect();
+    let checks = checks(&front.desk.standing());
+    if let Some(unknown) = excluded.iter().find(|name| checks.iter().all(|check| check.name != **name)) {
+        let names: Vec<_> = checks.iter().map(|check| check.name).collect();
+        return Err(Problem::invalid(format!("exclude={unknown:?}: there is no such check; known: {}", names.join(", "))));
+    }
+    let ready = checks.iter().all(|check| check.trouble.is_none() || excluded.contains(&check.name));
+    let mut text = String::new();
+    if !ready || params.get("verbose").is_some() {
+        text = checks.iter().map(|check| check.line(&excluded)).collect();
+    }
+    text.push_str(if ready { "ok\n" } else { "not ready\n" });
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, text).into_response())
+}
+
+struct Check {
+    name: &'static str,
+    trouble: Option<String>,
+    note: String,
+}
+
+impl Check {
+    fn line(&self, excluded: &[&str]) -> String {
+        match &self.trouble {
+            _ if excluded.contains(&self.name) => format!("[+]{} excluded\n", self.name),
+            Some(trouble) => format!("[-]{} failed: {trouble}\n", self.name),
+            None => format!("[+]{} ok{}\n", self.name, self.note),
+        }
+    }
+}
+
+fn checks(standing: &Standing) -> [Check; 3] {
+    let restoring: Vec<_> = standing
+        .partitions
+        .iter()
+        .filter(|(_, how)| **how == PartitionStanding::Restoring)
+        .map(|(partition, _)| partition.to_string())
+        .collect();
+    let restore = match (standing.partitions.len(), restoring.len()) {
+        (0, _) => Some("no partition is assigned yet".to_owned()),
+        (_, 0) => None,
+        (all, some) => Some(format!("restoring {some} of {all} partitions: {}", restoring.join(", "))),
+    };
+    let log = stale_ms(standing).map(|age_ms| {
+        let age = humantime::format_duration(Duration::from_millis(age_ms.unsigned_abs()));
+        format!("stale for {age}: {}", standing.trouble.as_deref().unwrap_or("commits fail"))
+    });
+    let stopping = standing.stopping.then(|| "shutting down".to_owned());
+    [
+        Check { name: "restore", trouble: restore, note: format!(": {} partitions live", standing.partitions.len()) },
+        Check { name: "log", trouble: log, note: String::new() },
+        Check { name: "shutdown", trouble: stopping, note: String::new() },
+    ]
+}
+
+pub(super) async fn metrics(State(front): State<Front>) -> Response {
+    let objects = tokio::time::timeout(SUMMARY_WAIT, front.desk.summary()).await;
+    let objects = objects.ok().and_then(Result::ok).map(|answered| answered.value);
+    let text = front.metrics.scrape(objects.as_ref(), Staleness { age_ms: stale_ms(&front.desk.standing()) });
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}
+
+pub(super) async fn version() -> Json<serde_json::Value> {
+    Json(json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") }))
+}

@@ -1,0 +1,112 @@
+//! What stands in the request's target: names in the path, parameters in the query. Strict: what is not understood is refused, so that a
+//! misspelt parameter never answers a different question.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, Path},
+    http::request::Parts,
+};
+use percent_encoding::percent_decode_str;
+
+use super::problem::Problem;
+
+/// The object of the path. The router splits the raw path at `/` and decodes each part once.
+pub(super) struct ObjectPath(pub(super) String);
+
+/// The object and the agent of the path.
+pub(super) struct ReportPath {
+    pub(super) object: String,
+    pub(super) agent: String,
+}
+
+/// The query's parameters, each at most once.
+pub(super) struct Params(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for ObjectPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(object) = Path::from_request_parts(parts, state).await.map_err(|_| not_utf8())?;
+        Ok(Self(object))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ReportPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path((object, agent)) = Path::from_request_parts(parts, state).await.map_err(|_| not_utf8())?;
+        Ok(Self { object, agent })
+    }
+}
+
+/// The one way in which a path that matched a route can be refused.
+fn not_utf8() -> Problem {
+    Problem::invalid("a name in the path is not UTF-8 after percent-decoding")
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::parse(parts.uri.query().unwrap_or_default())
+    }
+}
+
+impl Params {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let mut params = Vec::<(String, String)>::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decoded(name)?, decoded(value)?);
+            if params.iter().any(|(have, _)| *have == name) {
+                return Err(Problem::invalid(format!("parameter {name:?} stands twice: give it once")).with("parameter", name));
+            }
+            params.push((name, value));
+        }
+        Ok(Self(params))
+    }
+
+    /// Refuses every parameter but these.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
+        let Some((name, _)) = self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) else { return Ok(()) };
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Err(Problem::invalid(format!("parameter {name:?} is not known here; known: {known}")).with("parameter", name.as_str()))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A whole number within a range.
+    pub(super) fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
+        &self,
+        name: &str,
+        range: std::ops::RangeInclusive<T>,
+    ) -> Result<Option<T>, Problem> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.map(Some).ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            Problem::invalid(format!("{name}={text:?}: give a whole number from {least} to {most}")).with("parameter", name)
+        })
+    }
+
+    /// A duration with a unit, at most so long.
+    pub(super) fn duration(&self, name: &str, most: Duration) -> Result<Option<Duration>, Problem> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let duration = humantime::parse_duration(text).ok().filter(|duration| *duration <= most);
+        duration.map(Some).ok_or_else(|| {
+            let most = humantime::format_duration(most);
+            Problem::invalid(format!("{name}={text:?}: give a duration with a unit, such as 2s, of at most {most}")).with("parameter", name)
+        })
+    }
+}
+
+/// Decodes as browsers encode forms: `+` is a space.
+fn decoded(text: &str) -> Result<String, Problem> {
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| Problem::invalid("the query is not UTF-8 after percent-decoding"))
+}

@@ -1,0 +1,121 @@
+//! Errors as problem details (RFC 9457): every refusal of the API, with its type, status and title, in one place.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+
+use crate::{desk::Unavailable, log::AppendError};
+
+/// What clients are asked to wait before they try again, where trying again helps.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+/// A refusal.
+#[derive(Debug)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    more: Map<String, Value>,
+}
+
+/// The kinds of refusals: last part of the type, status, title.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind(&'static str, StatusCode, &'static str);
+
+pub(super) const INVALID: Kind = Kind("validation-failed", StatusCode::BAD_REQUEST, "The request is not valid");
+pub(super) const OBJECT_NOT_FOUND: Kind = Kind("object-not-found", StatusCode::NOT_FOUND, "No such object");
+pub(super) const NO_SUCH_PATH: Kind = Kind("path-not-found", StatusCode::NOT_FOUND, "No such path");
+pub(super) const NO_SUCH_METHOD: Kind = Kind("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "Not a method of this path");
+pub(super) const BODY_TIMEOUT: Kind = Kind("body-timeout", StatusCode::REQUEST_TIMEOUT, "The body did not come in time");
+pub(super) const TOO_LARGE: Kind = Kind("too-large", StatusCode::PAYLOAD_TOO_LARGE, "Too large");
+pub(super) const MEDIA_TYPE: Kind = Kind("media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not a media type of this path");
+const NOT_OWNER: Kind = Kind("not-owner", StatusCode::MISDIRECTED_REQUEST, "Another instance owns it");
+const RESTORING: Kind = Kind("partition-restoring", StatusCode::SERVICE_UNAVAILABLE, "The state is being restored");
+pub(super) const OVERLOADED: Kind = Kind("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too much at once");
+const STOPPING: Kind = Kind("stopping", StatusCode::SERVICE_UNAVAILABLE, "Shutting down");
+pub(super) const REQUEST_TIMEOUT: Kind = Kind("request-timeout", StatusCode::SERVICE_UNAVAILABLE, "No answer in time");
+const LOG_UNAVAILABLE: Kind = Kind("log-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The log takes no writes now");
+const OUTCOME_UNKNOWN: Kind = Kind("write-outcome-unknown", StatusCode::GATEWAY_TIMEOUT, "Perhaps written, perhaps not");
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), more: Map::new() }
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(INVALID, detail)
+    }
+
+    /// Adds a member to the problem.
+    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The same with more said before its detail.
+    pub(super) fn again(mut self, before: &str) -> Self {
+        self.detail.insert_str(0, before);
+        self
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.kind.1
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let Kind(name, status, title) = self.kind;
+        let mut problem = json!({
+            "type": format!("/problems/{name}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.detail,
+        });
+        let members = problem.as_object_mut().expect("it was made as an object");
+        members.extend(self.more.clone());
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            members.insert("retry_after_ms".to_owned(), RETRY_AFTER_MS.into());
+        }
+        problem
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), self.json().to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_MS.div_ceil(1_000)));
+        }
+        response
+    }
+}
+
+impl From<Unavailable> for Problem {
+    fn from(why: Unavailable) -> Self {
+        let kind = match why {
+            Unavailable::Joining | Unavailable::Restoring(_) | Unavailable::Unanswered => RESTORING,
+            Unavailable::NotOwner(_) => NOT_OWNER,
+            Unavailable::Overloaded => OVERLOADED,
+            Unavailable::Stopping => STOPPING,
+        };
+        let problem = Self::new(kind, why.to_string());
+        match why {
+            Unavailable::NotOwner(partition) | Unavailable::Restoring(partition) => problem.with("partition", partition),
+            _ => problem,
+        }
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Self {
+        let kind = match error {
+            AppendError::Full => OVERLOADED,
+            AppendError::TooLarge { .. } => TOO_LARGE,
+            AppendError::Failed(_) => LOG_UNAVAILABLE,
+            AppendError::Maybe(_) => OUTCOME_UNKNOWN,
+        };
+        Self::new(kind, error.to_string())
+    }
+}

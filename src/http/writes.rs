@@ -1,0 +1,90 @@
+//! Writes: each request is one record of the source; the answer says where it stands and, where asked to wait, whether it is applied.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::{
+    Front, body,
+    params::{ObjectPath, Params, ReportPath},
+    problem::Problem,
+    reads::{POSITION, position_value},
+    record::Write,
+};
+
+/// Where a record stands.
+#[derive(Serialize)]
+struct PlaceJson {
+    partition: i32,
+    offset: i64,
+    /// Absent if nobody asked to wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applied: Option<bool>,
+}
+
+pub(super) async fn report(State(front): State<Front>, path: ReportPath, params: Params, request: Request) -> Result<Response, Problem> {
+    let wait = wait(&front, &params, &["wait"])?;
+    let received = body::read(&front, request).await?;
+    let report = Write::report(&front.decoder, path.object, &path.agent, &received.bytes)?;
+    drop(received);
+    write(&front, report, wait).await
+}
+
+pub(super) async fn withdraw(State(front): State<Front>, path: ReportPath, params: Params) -> Result<Response, Problem> {
+    let wait = wait(&front, &params, &["wait", "ts"])?;
+    let ts_ms = params.number("ts", 0..=i64::MAX)?;
+    let withdrawal = Write::withdrawal(&front.decoder, path.object, &path.agent, ts_ms)?;
+    write(&front, withdrawal, wait).await
+}
+
+pub(super) async fn pin(
+    State(front): State<Front>,
+    ObjectPath(object): ObjectPath,
+    params: Params,
+    request: Request,
+) -> Result<Response, Problem> {
+    let wait = wait(&front, &params, &["wait"])?;
+    let received = body::read(&front, request).await?;
+    let pin = Write::pin(&front.decoder, object, &received.bytes)?;
+    drop(received);
+    write(&front, pin, wait).await
+}
+
+pub(super) async fn lift(State(front): State<Front>, ObjectPath(object): ObjectPath, params: Params) -> Result<Response, Problem> {
+    let wait = wait(&front, &params, &["wait"])?;
+    write(&front, Write::lift(&front.decoder, object)?, wait).await
+}
+
+pub(super) async fn purge(State(front): State<Front>, ObjectPath(object): ObjectPath, params: Params) -> Result<Response, Problem> {
+    let wait = wait(&front, &params, &["wait"])?;
+    write(&front, Write::purge(&front.decoder, object)?, wait).await
+}
+
+/// The parameter `wait`, which leaves time to answer within the bound on the whole request.
+pub(super) fn wait(front: &Front, params: &Params, known: &[&str]) -> Result<Option<Duration>, Problem> {
+    params.only(known)?;
+    params.duration("wait", Duration::from_millis(front.limits.request_timeout_ms / 5 * 4))
+}
+
+async fn write(front: &Front, record: Write, wait: Option<Duration>) -> Result<Response, Problem> {
+    let place = front.desk.append(&record.object, record.value.as_deref()).await?;
+    let applied = match wait {
+        Some(wait) => Some(front.desk.applied(place, wait).await),
+        None => None,
+    };
+    let (partition, offset) = place;
+    let mut response = (status(applied), Json(PlaceJson { partition, offset, applied })).into_response();
+    // As in an answer to a read: the position from which on this record is in it.
+    response.headers_mut().insert(POSITION, position_value([(partition, offset + 1)].into_iter()));
+    Ok(response)
+}
+
+pub(super) fn status(applied: Option<bool>) -> StatusCode {
+    if applied == Some(true) { StatusCode::OK } else { StatusCode::ACCEPTED }
+}

@@ -1,0 +1,70 @@
+//! The shipped server on a port of its own, over the made-up house.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+
+use statehouse::{
+    config::{HttpConfig, SourceConfig},
+    decode::Decoder,
+    http::{self, Front},
+    metrics::Metrics,
+};
+use tokio::{net::TcpListener, runtime::Builder, sync::oneshot};
+
+use crate::backend::Backend;
+
+/// Runs until stopped or dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) house: Backend,
+    pub(crate) metrics: Arc<Metrics>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::with(HttpConfig::default())
+    }
+
+    pub(crate) fn with(limits: HttpConfig) -> Self {
+        let (house, metrics) = (Backend::new(), Metrics::new());
+        let decoder = Arc::new(Decoder::new(&SourceConfig::default()).unwrap());
+        let front = Front::new(house.desk(), Arc::clone(&metrics), decoder, limits);
+        let (stop, stopped) = oneshot::channel();
+        let (bound, address) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
+                http::serve(listener, front, async { drop(stopped.await) }).await.unwrap();
+            });
+        });
+        Self { address: address.recv().unwrap(), house, metrics, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Tells it to shut down, without waiting.
+    pub(crate) fn begin_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Waits until it has ended; it must have been told.
+    pub(crate) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.begin_stop();
+        if !std::thread::panicking() {
+            self.join();
+        }
+    }
+}
