@@ -3,6 +3,8 @@
 //! Records stand one per row under (partition, offset). Their contents are redb's own types, so a changed layout is refused by redb
 //! itself; the format in [`HOUSE`] says which layout it is.
 
+use std::ops::Bound;
+
 use redb::{Error, ReadableTable, Table, TableDefinition, TableHandle, Value, WriteTransaction};
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
@@ -69,19 +71,11 @@ impl<'t> Tables<'t> {
         let partition = part.partition;
         self.write_progress(part)?;
         let (first, changes, rejects) = self.ends.get(partition)?.map(|ends| ends.value()).unwrap_or_default();
-        let mut ends = (first, changes, rejects);
-        for chunk in &part.chunks {
-            self.chunks.insert((partition, ends.0), chunk.as_slice())?;
-            ends.0 += 1;
-        }
-        for change in &part.changes {
-            self.changes.insert((partition, ends.1), change_row(change))?;
-            ends.1 += 1;
-        }
-        for reject in &part.rejects {
-            self.rejects.insert((partition, ends.2), reject_row(reject))?;
-            ends.2 += 1;
-        }
+        let ends = (
+            append(&mut self.chunks, (partition, first), &part.chunks, |chunk| chunk.as_slice())?,
+            append(&mut self.changes, (partition, changes), &part.changes, change_row)?,
+            append(&mut self.rejects, (partition, rejects), &part.rejects, reject_row)?,
+        );
         if ends != (first, changes, rejects) {
             self.ends.insert(partition, ends)?;
             cut(&mut self.changes, partition, ends.1 - keep)?;
@@ -100,6 +94,26 @@ impl<'t> Tables<'t> {
         }
         Ok(())
     }
+}
+
+/// Writes records from a place on, which must be the end of its partition. Returns the new end.
+fn append<V: Value, T>(
+    table: &mut Table<'_, Place, V>,
+    from: Place,
+    records: &[T],
+    row: impl for<'a> Fn(&'a T) -> V::SelfType<'a>,
+) -> Result<Offset, Error> {
+    if records.is_empty() {
+        return Ok(from.1);
+    }
+    let mut end = from.1;
+    let mut cursor = table.upper_bound_mut(Bound::Excluded(from))?;
+    for record in records {
+        cursor.insert_before((from.0, end), row(record))?;
+        end += 1;
+    }
+    cursor.close()?;
+    Ok(end)
 }
 
 /// Removes a partition's records below an offset.
