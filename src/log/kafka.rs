@@ -1,1 +1,123 @@
-//! The log on Kafka.
+//! The log on Kafka: a consumer group reads the source, one transactional producer commits epochs, and whoever takes over a partition
+//! restores it from the checkpoint topic. The only module that names the Kafka client.
+//!
+//! What makes it exactly-once: every record an epoch writes for a partition is in one transaction with that partition's source offset,
+//! under a group membership captured while the partition was ours ([`ownership`]); restores read the committed offset first, which waits
+//! for pending transactions, and then the checkpoint up to its true end ([`checkpoint`]). The brokers do the rest.
+//!
+//! Assumes brokers of 2.5 or newer, and that nobody else writes to the checkpoint and instances topics or deletes from them.
+
+mod appender;
+mod batch;
+mod checkpoint;
+mod committer;
+mod context;
+mod instances;
+mod ownership;
+mod readers;
+mod settings;
+mod source;
+mod topics;
+mod transactor;
+mod wake;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use statehouse_dataflows::vocabulary::Partition;
+
+use self::{
+    appender::KafkaAppender,
+    checkpoint::KafkaCheckpoint,
+    committer::KafkaCommitter,
+    context::Member,
+    ownership::Ownership,
+    readers::Readers,
+    settings::{Settings, make},
+    source::KafkaSource,
+    transactor::Grounds,
+    wake::Wake,
+};
+use crate::{
+    config::{Config, Partitioner},
+    log::{
+        Committer, Log, LogError,
+        partitioner::{crc32_partition, murmur2_partition},
+    },
+};
+
+/// Opens the log: waits for the brokers, creates or verifies the topics, starts transactions and joins the group.
+///
+/// # Errors
+/// When a setting or a topic is not as it must be, or the brokers refuse the user. Brokers that can't be reached are waited for.
+pub fn open(config: &Config) -> Result<Log, LogError> {
+    open_while(config, &|| true)
+}
+
+/// As [`open`], but gives up waiting for brokers when `keep_trying` says no.
+///
+/// # Errors
+/// As [`open`], and when it gave up.
+pub fn open_while(config: &Config, keep_trying: &dyn Fn() -> bool) -> Result<Log, LogError> {
+    let settings = Arc::new(Settings::new(config)?);
+    let readers = Readers::new(&settings)?;
+    let facts = topics::prepare(&settings, &readers.raw, keep_trying)?;
+    for warning in &facts.warnings {
+        tracing::warn!("{warning}");
+    }
+    let readers = Arc::new(Mutex::new(readers));
+    let ownership = Arc::new(Ownership::default());
+    let (consumer, wake) = member(&settings, &ownership)?;
+    let grounds = Grounds {
+        settings: settings.clone(),
+        ownership: ownership.clone(),
+        consumer: consumer.clone(),
+        reject_bytes_max: facts.reject_bytes_max,
+    };
+    let mut committer = KafkaCommitter::new(Arc::new(grounds));
+    let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), readers.clone());
+    committer.recover(keep_trying)?;
+    let partition_of = partition_of(settings.partitioner, facts.partitions);
+    let appender = KafkaAppender::new(settings.clone(), partition_of.clone())?;
+    // Last, so that nobody hands us partitions while we can't take them.
+    consumer
+        .subscribe(&[&settings.topics.source])
+        .map_err(|error| LogError::Setting(format!("topics.source = {:?}: {error}", settings.topics.source)))?;
+    Ok(Log {
+        partitions: facts.partitions,
+        partition_of,
+        source: Box::new(source),
+        committer: Box::new(committer),
+        checkpoint: Box::new(KafkaCheckpoint::new(settings, ownership, readers)),
+        appender: Arc::new(appender),
+    })
+}
+
+/// Looks whether [`open`] would succeed, without changing anything. Waits at most `patience` for the brokers. Returns warnings.
+///
+/// # Errors
+/// As [`open`], and when the brokers did not answer in time.
+pub fn check(config: &Config, patience: Duration) -> Result<Vec<String>, LogError> {
+    let settings = Settings::new(config)?;
+    let readers = Readers::new(&settings)?;
+    let deadline = Instant::now() + patience;
+    topics::check(&settings, &readers.raw, &|| Instant::now() < deadline)
+}
+
+fn member(settings: &Settings, ownership: &Arc<Ownership>) -> Result<(Arc<BaseConsumer<Member>>, Arc<Wake>), LogError> {
+    let mut consumer: BaseConsumer<Member> = make(&settings.member(), Member::new(ownership.clone()))?;
+    let wake = Arc::new(Wake::default());
+    let bell = wake.clone();
+    consumer.set_nonempty_callback(move || bell.ring());
+    Ok((Arc::new(consumer), wake))
+}
+
+fn partition_of(partitioner: Partitioner, partitions: Partition) -> Arc<dyn Fn(&[u8]) -> Partition + Send + Sync> {
+    match partitioner {
+        Partitioner::Murmur2 => Arc::new(move |key| murmur2_partition(key, partitions)),
+        Partitioner::Crc32 => Arc::new(move |key| crc32_partition(key, partitions)),
+    }
+}

@@ -36,6 +36,21 @@ pub fn murmur2(key: &[u8]) -> i32 {
     (hash ^ (hash >> 15)).cast_signed()
 }
 
+/// The partition of a key among `partitions` (at least one), as librdkafka's "consistent" partitioners choose it for a record with a key.
+#[must_use]
+pub fn crc32_partition(key: &[u8], partitions: Partition) -> Partition {
+    debug_assert!(partitions > 0, "a source has partitions");
+    let partition = crc32(key) % partitions.unsigned_abs();
+    Partition::try_from(partition).expect("less than the number of partitions")
+}
+
+/// CRC-32 as zlib computes it. Bit by bit: only HTTP writes and questions need it.
+fn crc32(key: &[u8]) -> u32 {
+    !key.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +85,12 @@ mod tests {
             seen[murmur2_partition(format!("object-{i}").as_bytes(), 4) as usize] += 1;
         }
         assert!(seen.iter().all(|&n| n > 200), "{seen:?}");
+    }
+
+    #[test]
+    fn crc32_is_zlibs() {
+        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+        assert_eq!(crc32(b""), 0);
+        assert_eq!(crc32_partition(b"123456789", 7), (0xCBF4_3926_u32 % 7) as Partition);
     }
 }

@@ -1,0 +1,370 @@
+//! Reports in: the group member that reads the source.
+//!
+//! Owned by the pump's thread. Each partition has a queue of its own, so a batch is one partition's records, and while the house is held
+//! the queues simply fill to their bound. Rebalances wait: the group's step is answered when the pump says so ([`Source::release`]); what
+//! comes is assigned at once, but paused, and read only from where [`Source::begin`] says.
+//!
+//! Known limit: the client tells of failing fetches by errors that name no partition, so one broker's failure makes all partitions
+//! [`Polled::Behind`] for a moment, also those that it does not lead.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Offset as Place, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, base_consumer::PartitionQueue},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use statehouse_dataflows::vocabulary::{Offset, Partition};
+
+use super::{
+    batch::{Drained, drain},
+    context::{Member, Rebalance, lock},
+    ownership::Ownership,
+    readers::Readers,
+    settings::Settings,
+    wake::Wake,
+};
+use crate::log::{LogError, Polled, Source};
+
+/// The client answers a seek at once, unless it is still busy assigning.
+const SEEK_PATIENCE: Duration = Duration::from_secs(1);
+/// While a partition waits to begin, it is tried again this often.
+const BEGIN_EVERY: Duration = Duration::from_millis(5);
+const TEND_EVERY: Duration = Duration::from_secs(5);
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Consumers that must not be closed: closing while the coordinator is away crashes this version of the client.
+static GRAVEYARD: Mutex<Vec<Arc<BaseConsumer<Member>>>> = Mutex::new(Vec::new());
+
+/// See the module's header.
+pub(super) struct KafkaSource {
+    settings: Arc<Settings>,
+    ownership: Arc<Ownership>,
+    consumer: Arc<BaseConsumer<Member>>,
+    readers: Arc<Mutex<Readers>>,
+    reading: BTreeMap<Partition, Reading>,
+    ready: VecDeque<Polled>,
+    wake: Arc<Wake>,
+    /// Revoked, and still being committed.
+    unreleased: Vec<Partition>,
+    /// Whose turn it is to be drained first.
+    turn: Partition,
+    held: bool,
+    /// Whether the last that was heard of the brokers was trouble.
+    troubled: bool,
+    tended: Instant,
+}
+
+/// A partition that was begun.
+struct Reading {
+    /// None until the client was able to seek.
+    queue: Option<PartitionQueue<Member>>,
+    next_offset: Offset,
+    caught_up: bool,
+}
+
+impl KafkaSource {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        ownership: Arc<Ownership>,
+        member: (Arc<BaseConsumer<Member>>, Arc<Wake>),
+        readers: Arc<Mutex<Readers>>,
+    ) -> Self {
+        let (consumer, wake) = member;
+        Self {
+            settings,
+            ownership,
+            consumer,
+            readers,
+            reading: BTreeMap::new(),
+            ready: VecDeque::new(),
+            wake,
+            unreleased: Vec::new(),
+            turn: 0,
+            held: false,
+            troubled: false,
+            tended: Instant::now(),
+        }
+    }
+
+    /// Serves what concerns the group and the client as a whole.
+    fn serve_group(&mut self) -> Result<(), LogError> {
+        // An empty answer may also mean that a log line was served, with something else behind it.
+        let mut empty = 0;
+        while empty < 3 {
+            match self.consumer.poll(Duration::ZERO) {
+                None => empty += 1,
+                Some(Ok(record)) => {
+                    let partition = rdkafka::Message::partition(&record);
+                    drop(record);
+                    self.stray(partition)?;
+                }
+                Some(Err(error)) => self.hear(&error, None)?,
+            }
+            while let Some(rebalance) = self.consumer.context().next_rebalance() {
+                empty = 0;
+                self.rebalance(rebalance)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rebalance(&mut self, rebalance: Rebalance) -> Result<(), LogError> {
+        match rebalance {
+            Rebalance::Assign(mut list) => {
+                // Nothing may be read before `begin`: neither from a committed offset, for which the client would wait, nor from the start.
+                list.set_all_offsets(Place::End).map_err(refused)?;
+                self.consumer.incremental_assign(&list).map_err(refused)?;
+                self.consumer.pause(&list).map_err(refused)?;
+                let partitions = numbers(&list);
+                if !partitions.is_empty() {
+                    self.ready.push_back(Polled::Assigned(partitions));
+                }
+            }
+            Rebalance::Revoke { partitions, lost } => {
+                let partitions = numbers(&partitions);
+                if partitions.is_empty() {
+                    self.consumer.incremental_unassign(&TopicPartitionList::new()).map_err(refused)?;
+                } else {
+                    self.unreleased.extend(&partitions);
+                    self.ready.push_back(Polled::Revoked { partitions, lost });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A record that came by the common queue although its partition has its own: read again from the right place.
+    fn stray(&mut self, partition: Partition) -> Result<(), LogError> {
+        let Some(reading) = self.reading.get(&partition).filter(|reading| reading.queue.is_some()) else { return Ok(()) };
+        tracing::debug!(partition, "a record came by the wrong queue; reading it again");
+        let next_offset = reading.next_offset;
+        self.seek(partition, next_offset).map(drop)
+    }
+
+    /// Whether the client did it; it can't yet while it is busy assigning.
+    fn seek(&self, partition: Partition, offset: Offset) -> Result<bool, LogError> {
+        match self.consumer.seek(&self.settings.topics.source, partition, Place::Offset(offset), SEEK_PATIENCE) {
+            Ok(()) => Ok(true),
+            Err(error @ KafkaError::Seek(_)) => {
+                tracing::debug!(partition, offset, "seek: {error}");
+                Ok(false)
+            }
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Starts what waits to begin. Whether something still does.
+    fn start_begun(&mut self) -> Result<bool, LogError> {
+        let waiting = self.reading.iter().filter(|(_, reading)| reading.queue.is_none());
+        let waiting = waiting.map(|(partition, reading)| (*partition, reading.next_offset)).collect::<Vec<_>>();
+        let mut left = false;
+        for (partition, offset) in waiting {
+            if !self.seek(partition, offset)? {
+                left = true;
+                continue;
+            }
+            // Only now: assigning leads the partition's records to the common queue, and a successful seek says that it is over.
+            let topic = &self.settings.topics.source;
+            let mut queue = self
+                .consumer
+                .split_partition_queue(topic, partition)
+                .ok_or_else(|| LogError::Setting(format!("{topic} is no possible topic name")))?;
+            let wake = self.wake.clone();
+            queue.set_nonempty_callback(move || wake.ring());
+            self.consumer.resume(&self.list(&[partition])).map_err(refused)?;
+            if let Some(reading) = self.reading.get_mut(&partition) {
+                reading.queue = Some(queue);
+            }
+        }
+        Ok(left)
+    }
+
+    /// One batch of the next partition that has something.
+    fn next_batch(&mut self) -> Result<Option<Polled>, LogError> {
+        let (before, from): (Vec<_>, Vec<_>) = self.reading.keys().copied().partition(|partition| *partition < self.turn);
+        for partition in from.into_iter().chain(before) {
+            let Some(reading) = self.reading.get_mut(&partition) else { continue };
+            let Some(queue) = &reading.queue else { continue };
+            let Drained { batch, end } = drain(queue, partition, self.settings.agent_header.as_deref());
+            if let Some(last) = batch.records.last() {
+                reading.next_offset = last.offset + 1;
+                reading.caught_up = false;
+                self.troubled = false;
+            }
+            match end {
+                None => {}
+                Some(KafkaError::PartitionEOF(_)) => {
+                    reading.caught_up = true;
+                    self.troubled = false;
+                    self.ready.push_back(Polled::CaughtUp(partition));
+                }
+                Some(error) => self.hear(&error, Some(partition))?,
+            }
+            if !batch.records.is_empty() {
+                self.turn = partition + 1;
+                return Ok(Some(Polled::Records(batch)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An error of the client: an outage unless it says otherwise.
+    fn hear(&mut self, error: &KafkaError, partition: Option<Partition>) -> Result<(), LogError> {
+        match (error, partition) {
+            (KafkaError::PartitionEOF(_), _) => Ok(()),
+            (KafkaError::MessageConsumptionFatal(reason), _) => Err(LogError::Corrupt(format!("the Kafka client has given up: {reason}"))),
+            (KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset), Some(partition)) => Err(self.gone(partition)),
+            _ => {
+                self.troubled = true;
+                self.fall_behind()
+            }
+        }
+    }
+
+    fn gone(&self, partition: Partition) -> LogError {
+        let topic = &self.settings.topics.source;
+        let offset = self.reading.get(&partition).map_or(-1, |reading| reading.next_offset);
+        LogError::Corrupt(format!(
+            "{topic} [{partition}] must be read on from offset {offset}, which is not there (any more): the topic's retention has deleted \
+             reports before they were read, or the topic was made anew. Lengthen its retention.ms, and start a new house to go on"
+        ))
+    }
+
+    fn fall_behind(&mut self) -> Result<(), LogError> {
+        let fallen = self.reading.iter_mut().filter(|(_, reading)| reading.caught_up);
+        let fallen = fallen.map(|(partition, reading)| {
+            reading.caught_up = false;
+            (*partition, reading.next_offset)
+        });
+        for (partition, offset) in fallen.collect::<Vec<_>>() {
+            self.ready.push_back(Polled::Behind(partition));
+            // The client tells an end once; asked anew, it tells it again as soon as a fetch succeeds.
+            self.seek(partition, offset)?;
+        }
+        Ok(())
+    }
+
+    /// Idle clients queue their log lines until somebody polls them.
+    fn tend(&mut self) {
+        if self.tended.elapsed() < TEND_EVERY {
+            return;
+        }
+        self.tended = Instant::now();
+        if let Ok(readers) = self.readers.try_lock() {
+            readers.tend();
+        }
+    }
+
+    /// Steps of a rebalance that wait for an answer would hold up the close.
+    fn answer_all(&self) -> Result<(), KafkaError> {
+        if !self.unreleased.is_empty() {
+            self.consumer.incremental_unassign(&self.list(&self.unreleased))?;
+        }
+        while let Some(rebalance) = self.consumer.context().next_rebalance() {
+            match rebalance {
+                Rebalance::Assign(list) => self.consumer.incremental_assign(&list)?,
+                Rebalance::Revoke { partitions, .. } => self.consumer.incremental_unassign(&partitions)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&self, partitions: &[Partition]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.settings.topics.source, *partition);
+        }
+        list
+    }
+}
+
+impl Source for KafkaSource {
+    fn poll(&mut self, wait: Duration) -> Result<Polled, LogError> {
+        let deadline = Instant::now() + wait;
+        self.tend();
+        loop {
+            self.serve_group()?;
+            let waiting = self.start_begun()?;
+            if let Some(polled) = self.ready.pop_front() {
+                return Ok(polled);
+            }
+            if !self.held
+                && let Some(batch) = self.next_batch()?
+            {
+                return Ok(batch);
+            }
+            if let Some(polled) = self.ready.pop_front() {
+                return Ok(polled);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(Polled::Idle);
+            }
+            self.wake.wait(if waiting { deadline.min(now + BEGIN_EVERY) } else { deadline });
+        }
+    }
+
+    fn begin(&mut self, partition: Partition, offset: Offset) -> Result<(), LogError> {
+        self.reading.insert(partition, Reading { queue: None, next_offset: offset, caught_up: false });
+        self.start_begun().map(drop)
+    }
+
+    fn suspend(&mut self, partition: Partition) -> Result<(), LogError> {
+        self.reading.remove(&partition);
+        self.ready.retain(|polled| !matches!(polled, Polled::CaughtUp(other) | Polled::Behind(other) if *other == partition));
+        self.consumer.pause(&self.list(&[partition])).map_err(refused)
+    }
+
+    fn release(&mut self, partitions: &[Partition]) -> Result<(), LogError> {
+        self.ownership.remove(partitions);
+        self.reading.retain(|partition, _| !partitions.contains(partition));
+        self.unreleased.retain(|partition| !partitions.contains(partition));
+        self.consumer.incremental_unassign(&self.list(partitions)).map_err(refused)
+    }
+
+    fn hold(&mut self, hold: bool) -> Result<(), LogError> {
+        self.held = hold;
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        self.reading.clear();
+        let context = self.consumer.context();
+        context.close();
+        if self.troubled {
+            lock(&GRAVEYARD).push(self.consumer.clone());
+            return;
+        }
+        if let Err(error) = self.answer_all().and_then(|()| self.consumer.close_queue()) {
+            tracing::debug!("while leaving the group: {error}");
+        }
+        let deadline = Instant::now() + LEAVE_PATIENCE;
+        while !self.consumer.closed() && Instant::now() < deadline {
+            self.consumer.poll(Duration::from_millis(20));
+        }
+        if !self.consumer.closed() {
+            lock(&GRAVEYARD).push(self.consumer.clone());
+        }
+    }
+}
+
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        if !self.consumer.closed() {
+            self.leave();
+        }
+    }
+}
+
+fn numbers(list: &TopicPartitionList) -> Vec<Partition> {
+    list.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect()
+}
+
+fn refused(error: KafkaError) -> LogError {
+    LogError::Unavailable(format!("the Kafka client refuses: {error}"))
+}
