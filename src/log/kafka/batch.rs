@@ -8,7 +8,7 @@ use rdkafka::{
     error::KafkaError,
     message::{BorrowedMessage, Headers},
 };
-use statehouse_dataflows::vocabulary::Partition;
+use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::context::Member;
 use crate::log::{Batch, CANONICAL_HEADER, Record};
@@ -24,12 +24,21 @@ pub(super) struct Drained {
     pub(super) end: Option<KafkaError>,
 }
 
+/// Which records are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    pub(super) partition: Partition,
+    /// Earlier ones have been read.
+    pub(super) offset: Offset,
+}
+
 /// Takes what is waiting, without waiting for more.
-pub(super) fn drain(queue: &PartitionQueue<Member>, partition: Partition, agent_header: Option<&str>) -> Drained {
-    let mut batch = Batch { partition, ..Batch::default() };
+pub(super) fn drain(queue: &PartitionQueue<Member>, from: Begin, agent_header: Option<&str>) -> Drained {
+    let mut batch = Batch { partition: from.partition, ..Batch::default() };
     while batch.records.len() < RECORDS_MAX && batch.bytes.len() < BYTES_MAX {
         match queue.poll(Duration::ZERO) {
             None => break,
+            Some(Ok(message)) if message.offset() < from.offset => {}
             Some(Ok(message)) => push(&mut batch, &message, agent_header),
             Some(Err(error)) => return Drained { batch, end: Some(error) },
         }

@@ -16,6 +16,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryResult, ProducerContext},
+    topic_partition_list::TopicPartitionListElem,
     types::RDKafkaRespErr,
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
@@ -97,6 +98,11 @@ impl ClientContext for Voice {
 
 impl ConsumerContext for Voice {}
 
+/// The partitions of a list; there is only one topic.
+pub(super) fn numbers(list: &TopicPartitionList) -> Vec<Partition> {
+    list.elements().iter().map(TopicPartitionListElem::partition).collect()
+}
+
 /// One step of a rebalance, waiting to be answered by assigning or unassigning.
 #[derive(Debug)]
 pub(super) enum Rebalance {
@@ -146,7 +152,7 @@ impl ConsumerContext for Member {
         let assigned = step == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         // The client frees its list when this returns.
         let partitions = partitions.clone();
-        let numbers = partitions.elements().iter().map(|element| element.partition()).collect::<Vec<_>>();
+        let numbers = numbers(&partitions);
         if self.closing.load(Ordering::Acquire) {
             self.ownership.remove(&numbers);
             let answered = if assigned { consumer.incremental_assign(&partitions) } else { consumer.incremental_unassign(&partitions) };

@@ -15,6 +15,7 @@ use rdkafka::{
     Message, Offset as Place, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
+    groups::GroupInfo,
     producer::{BaseProducer, BaseRecord, Producer, ThreadedProducer},
 };
 use serde::{Deserialize, Serialize};
@@ -163,6 +164,6 @@ impl Register {
 /// The client ids of the group's members.
 fn members(reader: &BaseConsumer<Voice>, group: &str) -> Result<BTreeSet<String>, KafkaError> {
     let groups = reader.fetch_group_list(Some(group), PATIENCE)?;
-    let members = groups.groups().iter().flat_map(|group| group.members());
+    let members = groups.groups().iter().flat_map(GroupInfo::members);
     Ok(members.map(|member| member.client_id().to_owned()).collect())
 }

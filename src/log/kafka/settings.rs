@@ -119,6 +119,29 @@ pub(super) struct Topics {
     pub(super) instances: String,
 }
 
+impl Topics {
+    /// By role.
+    pub(super) fn all(&self) -> [(&'static str, &str); 5] {
+        [
+            ("source", &self.source),
+            ("sink", &self.sink),
+            ("checkpoint", &self.checkpoint),
+            ("rejects", &self.rejects),
+            ("instances", &self.instances),
+        ]
+    }
+
+    fn must_differ(&self) -> Result<(), LogError> {
+        let mut seen = BTreeMap::new();
+        for (role, name) in self.all() {
+            if let Some(other) = seen.insert(name, role) {
+                return Err(LogError::Setting(format!("topics.{other} and topics.{role} are both \"{name}\": they must differ")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What was configured, secrets read, for the life of the process. Has no `Debug`: it holds secrets.
 pub(super) struct Settings {
     pub(super) house: String,
@@ -150,15 +173,17 @@ impl Settings {
         }
         let named = |given: &Option<String>, what: &str| given.clone().unwrap_or_else(|| format!("{}-{what}", config.house));
         let instance = format!("{}-{}", config.house, Uuid::new_v4());
+        let topics = Topics {
+            source: named(&config.topics.source, "reports"),
+            sink: named(&config.topics.sink, "changes"),
+            checkpoint: named(&config.topics.checkpoint, "checkpoint"),
+            rejects: named(&config.topics.rejects, "rejects"),
+            instances: named(&config.topics.instances, "instances"),
+        };
+        topics.must_differ()?;
         Ok(Self {
             house: config.house.clone(),
-            topics: Topics {
-                source: named(&config.topics.source, "reports"),
-                sink: named(&config.topics.sink, "changes"),
-                checkpoint: named(&config.topics.checkpoint, "checkpoint"),
-                rejects: named(&config.topics.rejects, "rejects"),
-                instances: named(&config.topics.instances, "instances"),
-            },
+            topics,
             transactional_id: instance.clone(),
             instance,
             session_timeout: Duration::from_millis(kafka.session_timeout_ms.into()),
@@ -191,6 +216,8 @@ impl Settings {
     pub(super) fn reader(&self, isolation: Isolation) -> ClientConfig {
         let mut client = self.client(&[COMMON, CONSUMER]);
         client.set("group.id", &self.house);
+        // Only so that a max.poll.interval.ms that was passed through fits.
+        client.set("session.timeout.ms", self.session_timeout.as_millis().to_string());
         client.set("isolation.level", isolation.name());
         // A restore reads one partition as fast as it can.
         client.set("queued.max.messages.kbytes", "32768");

@@ -21,8 +21,8 @@ use rdkafka::{
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::{
-    batch::{Drained, drain},
-    context::{Member, Rebalance, lock},
+    batch::{Begin, Drained, drain},
+    context::{Member, Rebalance, lock, numbers},
     ownership::Ownership,
     readers::Readers,
     settings::Settings,
@@ -46,6 +46,9 @@ pub(super) struct KafkaSource {
     ownership: Arc<Ownership>,
     consumer: Arc<BaseConsumer<Member>>,
     readers: Arc<Mutex<Readers>>,
+    /// Of the assigned partitions.
+    queues: BTreeMap<Partition, PartitionQueue<Member>>,
+    /// The partitions that were begun.
     reading: BTreeMap<Partition, Reading>,
     ready: VecDeque<Polled>,
     wake: Arc<Wake>,
@@ -61,8 +64,8 @@ pub(super) struct KafkaSource {
 
 /// A partition that was begun.
 struct Reading {
-    /// None until the client was able to seek.
-    queue: Option<PartitionQueue<Member>>,
+    /// Not until the client was able to seek.
+    started: bool,
     next_offset: Offset,
     caught_up: bool,
 }
@@ -80,6 +83,7 @@ impl KafkaSource {
             ownership,
             consumer,
             readers,
+            queues: BTreeMap::new(),
             reading: BTreeMap::new(),
             ready: VecDeque::new(),
             wake,
@@ -116,10 +120,7 @@ impl KafkaSource {
     fn rebalance(&mut self, rebalance: Rebalance) -> Result<(), LogError> {
         match rebalance {
             Rebalance::Assign(mut list) => {
-                // Nothing may be read before `begin`: neither from a committed offset, for which the client would wait, nor from the start.
-                list.set_all_offsets(Place::End).map_err(refused)?;
-                self.consumer.incremental_assign(&list).map_err(refused)?;
-                self.consumer.pause(&list).map_err(refused)?;
+                self.assign(&mut list)?;
                 let partitions = numbers(&list);
                 if !partitions.is_empty() {
                     self.ready.push_back(Polled::Assigned(partitions));
@@ -138,9 +139,26 @@ impl KafkaSource {
         Ok(())
     }
 
+    /// Assigns, but reads nothing before `begin`. Paused *before* the client starts it, and started at an offset that is none of the logical
+    /// ones: for those the client asks the broker, and an answer that comes after the seek moves the position once more.
+    fn assign(&mut self, list: &mut TopicPartitionList) -> Result<(), LogError> {
+        for partition in numbers(list) {
+            // Also makes the partition known to the client, or it could not be paused yet.
+            let topic = &self.settings.topics.source;
+            let queue = self.consumer.split_partition_queue(topic, partition);
+            let mut queue = queue.ok_or_else(|| LogError::Setting(format!("{topic} is no possible topic name")))?;
+            let wake = self.wake.clone();
+            queue.set_nonempty_callback(move || wake.ring());
+            self.queues.insert(partition, queue);
+        }
+        self.consumer.pause(list).map_err(refused)?;
+        list.set_all_offsets(Place::Offset(0)).map_err(refused)?;
+        self.consumer.incremental_assign(list).map_err(refused)
+    }
+
     /// A record that came by the common queue although its partition has its own: read again from the right place.
     fn stray(&mut self, partition: Partition) -> Result<(), LogError> {
-        let Some(reading) = self.reading.get(&partition).filter(|reading| reading.queue.is_some()) else { return Ok(()) };
+        let Some(reading) = self.reading.get(&partition).filter(|reading| reading.started) else { return Ok(()) };
         tracing::debug!(partition, "a record came by the wrong queue; reading it again");
         let next_offset = reading.next_offset;
         self.seek(partition, next_offset).map(drop)
@@ -160,7 +178,7 @@ impl KafkaSource {
 
     /// Starts what waits to begin. Whether something still does.
     fn start_begun(&mut self) -> Result<bool, LogError> {
-        let waiting = self.reading.iter().filter(|(_, reading)| reading.queue.is_none());
+        let waiting = self.reading.iter().filter(|(_, reading)| !reading.started);
         let waiting = waiting.map(|(partition, reading)| (*partition, reading.next_offset)).collect::<Vec<_>>();
         let mut left = false;
         for (partition, offset) in waiting {
@@ -168,17 +186,9 @@ impl KafkaSource {
                 left = true;
                 continue;
             }
-            // Only now: assigning leads the partition's records to the common queue, and a successful seek says that it is over.
-            let topic = &self.settings.topics.source;
-            let mut queue = self
-                .consumer
-                .split_partition_queue(topic, partition)
-                .ok_or_else(|| LogError::Setting(format!("{topic} is no possible topic name")))?;
-            let wake = self.wake.clone();
-            queue.set_nonempty_callback(move || wake.ring());
             self.consumer.resume(&self.list(&[partition])).map_err(refused)?;
             if let Some(reading) = self.reading.get_mut(&partition) {
-                reading.queue = Some(queue);
+                reading.started = true;
             }
         }
         Ok(left)
@@ -189,8 +199,9 @@ impl KafkaSource {
         let (before, from): (Vec<_>, Vec<_>) = self.reading.keys().copied().partition(|partition| *partition < self.turn);
         for partition in from.into_iter().chain(before) {
             let Some(reading) = self.reading.get_mut(&partition) else { continue };
-            let Some(queue) = &reading.queue else { continue };
-            let Drained { batch, end } = drain(queue, partition, self.settings.agent_header.as_deref());
+            let Some(queue) = self.queues.get(&partition).filter(|_| reading.started) else { continue };
+            let from = Begin { partition, offset: reading.next_offset };
+            let Drained { batch, end } = drain(queue, from, self.settings.agent_header.as_deref());
             if let Some(last) = batch.records.last() {
                 reading.next_offset = last.offset + 1;
                 reading.caught_up = false;
@@ -310,7 +321,7 @@ impl Source for KafkaSource {
     }
 
     fn begin(&mut self, partition: Partition, offset: Offset) -> Result<(), LogError> {
-        self.reading.insert(partition, Reading { queue: None, next_offset: offset, caught_up: false });
+        self.reading.insert(partition, Reading { started: false, next_offset: offset, caught_up: false });
         self.start_begun().map(drop)
     }
 
@@ -323,6 +334,7 @@ impl Source for KafkaSource {
     fn release(&mut self, partitions: &[Partition]) -> Result<(), LogError> {
         self.ownership.remove(partitions);
         self.reading.retain(|partition, _| !partitions.contains(partition));
+        self.queues.retain(|partition, _| !partitions.contains(partition));
         self.unreleased.retain(|partition| !partitions.contains(partition));
         self.consumer.incremental_unassign(&self.list(partitions)).map_err(refused)
     }
@@ -334,6 +346,7 @@ impl Source for KafkaSource {
 
     fn leave(&mut self) {
         self.reading.clear();
+        self.queues.clear();
         let context = self.consumer.context();
         context.close();
         if self.troubled {
@@ -361,10 +374,7 @@ impl Drop for KafkaSource {
     }
 }
 
-fn numbers(list: &TopicPartitionList) -> Vec<Partition> {
-    list.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect()
-}
-
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(error: KafkaError) -> LogError {
     LogError::Unavailable(format!("the Kafka client refuses: {error}"))
 }

@@ -261,7 +261,7 @@ fn verify(settings: &Settings, client: &BaseConsumer<Voice>, admin: &Admin) -> R
     if of(&topics.instances)?.partitions != 1 {
         return Err(LogError::Setting(format!("topic {} must have 1 partition; delete it (it will be created)", topics.instances)));
     }
-    let names = [&topics.source, &topics.sink, &topics.checkpoint, &topics.rejects, &topics.instances].map(String::as_str);
+    let names = topics.all().map(|(_, name)| name);
     let mut judge = Judge { options: admin.options(&names)?, warnings: Vec::new() };
     judge.checkpoint(&topics.checkpoint)?;
     judge.others(settings)?;

@@ -1,0 +1,86 @@
+//! A real Kafka broker for tests, started by `scripts/kafka` in a directory of its own and stopped when this test program ends, however it
+//! ends. Needs Java; without it the tests fail and say so.
+//!
+//! Include it with `#[path = "support/broker.rs"] mod broker;`. [`shared`] is one broker for a whole test program.
+#![allow(dead_code, reason = "every test program includes the whole module and uses a part of it")]
+#![allow(unreachable_pub, reason = "a module of test programs")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// The user of the listener that wants one, and its password.
+pub const USER: &str = "alice";
+/// See [`USER`].
+pub const PASSWORD: &str = "open sesame 42";
+
+/// A running broker, or one that was killed and can be started again.
+pub struct Broker {
+    dir: PathBuf,
+    /// Where it listens for everybody.
+    pub address: String,
+    /// Where it listens for [`USER`] (SASL_PLAINTEXT: SCRAM-SHA-256, SCRAM-SHA-512, PLAIN).
+    pub sasl_address: String,
+}
+
+/// The broker that all tests of this program share. Don't stop it.
+pub fn shared() -> &'static Broker {
+    static SHARED: OnceLock<Broker> = OnceLock::new();
+    SHARED.get_or_init(Broker::start)
+}
+
+impl Broker {
+    /// Starts a fresh one.
+    pub fn start() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("brokers").join(name);
+        fs::create_dir_all(&dir).expect("a directory for the broker");
+        let password = dir.join("password");
+        fs::write(&password, PASSWORD).expect("the password's file");
+        let pid = process::id().to_string();
+        let started = kafka(&["start", &text(&dir), "--while", &pid, "--scram", USER, &text(&password)]);
+        let mut addresses = started.lines().map(str::to_owned);
+        let mut next = || addresses.next().unwrap_or_else(|| panic!("scripts/kafka start printed no two addresses: {started:?}"));
+        Self { address: next(), sasl_address: next(), dir }
+    }
+
+    /// The file with [`PASSWORD`].
+    pub fn password_file(&self) -> PathBuf {
+        self.dir.join("password")
+    }
+
+    /// Kills it without notice.
+    pub fn kill(&self) {
+        kafka(&["kill", &text(&self.dir)]);
+    }
+
+    /// Starts it again where it was, with its data.
+    pub fn start_again(&self) {
+        kafka(&["start", &text(&self.dir)]);
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        kafka(&["stop", &text(&self.dir)]);
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("a UTF-8 path").to_owned()
+}
+
+fn kafka(arguments: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka");
+    let output = Command::new(&script).args(arguments).output().unwrap_or_else(|error| panic!("{} can't run: {error}", script.display()));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "scripts/kafka {arguments:?} failed (these tests need a real broker): {complaint}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
