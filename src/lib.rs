@@ -4,7 +4,7 @@ pub mod chunk;
 pub mod commit;
 pub mod config;
 pub mod decode;
-mod demo;
+pub mod demo;
 pub mod desk;
 pub mod encode;
 pub mod house;

@@ -28,7 +28,7 @@ const PLAIN: &str = "\x1b[0m";
 
 /// Writes the demo's lines.
 #[derive(Debug)]
-pub(crate) struct View<W: Write> {
+pub(super) struct View<W: Write> {
     out: W,
     /// Colours and a status line that stays; else plain lines.
     live: bool,
@@ -58,20 +58,20 @@ struct Rate {
 
 impl<W: Write> View<W> {
     /// A view on this output.
-    pub(crate) fn new(out: W, live: bool) -> Self {
+    pub(super) fn new(out: W, live: bool) -> Self {
         let start = Instant::now();
         let rate = Rate { since: start, sent: 0, per_second: 0 };
         Self { out, live, start, sent: 0, published: 0, rate, by_state: BTreeMap::new(), plain_status: start }
     }
 
     /// A line as it is.
-    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
+    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         let wipe = if self.live { "\r\x1b[2K" } else { "" };
         writeln!(self.out, "{wipe}{text}")
     }
 
     /// What the cast has to say.
-    pub(crate) fn heard(&mut self, heard: Heard) -> io::Result<()> {
+    pub(super) fn heard(&mut self, heard: Heard) -> io::Result<()> {
         match heard {
             Heard::Sent(reports) => {
                 self.sent += reports;
@@ -89,7 +89,7 @@ impl<W: Write> View<W> {
     }
 
     /// Changes read from the sink, in order. Many of one kind are folded.
-    pub(crate) fn changes<'a>(&mut self, records: impl Iterator<Item = &'a SinkRecord>) -> io::Result<()> {
+    pub(super) fn changes<'a>(&mut self, records: impl Iterator<Item = &'a SinkRecord>) -> io::Result<()> {
         let seen: Vec<Seen> = records.map(Seen::of).collect();
         self.published += seen.len() as u64;
         for alike in seen.chunk_by(|a, b| (&a.previous, &a.state) == (&b.previous, &b.state)) {
@@ -115,12 +115,12 @@ impl<W: Write> View<W> {
     }
 
     /// Objects by state, as the API counts them.
-    pub(crate) fn summary(&mut self, by_state: BTreeMap<String, u64>) {
+    pub(super) fn summary(&mut self, by_state: BTreeMap<String, u64>) {
         self.by_state = by_state;
     }
 
     /// Brings the status up to date.
-    pub(crate) fn status(&mut self) -> io::Result<()> {
+    pub(super) fn status(&mut self) -> io::Result<()> {
         self.rate.measure(self.sent);
         let states: Vec<_> = self.by_state.iter().map(|(state, count)| format!("{count} {}", self.coloured(state))).collect();
         let states = if states.is_empty() { "starting".to_owned() } else { states.join(", ") };
@@ -137,7 +137,7 @@ impl<W: Write> View<W> {
     }
 
     /// The last line.
-    pub(crate) fn end(&mut self) -> io::Result<()> {
+    pub(super) fn end(&mut self) -> io::Result<()> {
         let text = format!("Ended: {} reports sent, {} changes published, each exactly once.", self.sent, self.published);
         self.line(&text)?;
         self.out.flush()
@@ -178,7 +178,12 @@ impl Seen {
             tally if tally.is_empty() => cause,
             tally => format!("{cause}: {tally} ({})", value["rule"].as_str().unwrap_or_default()),
         };
-        Self { object: record.key.to_string(), previous: text("previous").or_else(|| header(encode::PREVIOUS_HEADER)), state: text("state"), why }
+        Self {
+            object: record.key.to_string(),
+            previous: text("previous").or_else(|| header(encode::PREVIOUS_HEADER)),
+            state: text("state"),
+            why,
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The demo's world: the sites that may be attacked, the agents that watch them, the states they may report.
 
+use statehouse_dataflows::vocabulary::Partition;
+
 /// The sites, objects of the house.
-pub(crate) const SITES: [&str; 40] = [
+pub(super) const SITES: [&str; 40] = [
     "bakery.example",
     "bank.example",
     "books.example",
@@ -45,23 +47,28 @@ pub(crate) const SITES: [&str; 40] = [
 ];
 
 /// The agents: two proxies in front of the sites, two places where traffic is scrubbed, one probe that looks from outside.
-pub(crate) const AGENTS: [&str; 5] = ["waf-frankfurt", "waf-dublin", "scrubber-oslo", "scrubber-paris", "probe-vienna"];
+pub(super) const AGENTS: [&str; 5] = ["waf-frankfurt", "waf-dublin", "scrubber-oslo", "scrubber-paris", "probe-vienna"];
 
 /// A place in [`SITES`].
-pub(crate) type Site = usize;
+pub(super) type Site = usize;
 /// A place in [`AGENTS`].
-pub(crate) type Agent = usize;
+pub(super) type Agent = usize;
 
 /// All is well.
-pub(crate) const NORMAL: &str = "normal";
+pub(super) const NORMAL: &str = "normal";
 /// What the story is about.
-pub(crate) const UNDER_ATTACK: &str = "under_attack";
+pub(super) const UNDER_ATTACK: &str = "under_attack";
 /// What the operator pins.
-pub(crate) const MAINTENANCE: &str = "maintenance";
+pub(super) const MAINTENANCE: &str = "maintenance";
 
+/// The embedded log has one partition, so all changes come in one order.
+pub(super) const PARTITION: Partition = 0;
 /// The house's configuration, but for addresses and directories: nothing is published before three agents have been heard.
-pub(crate) const CONFIG: &str = r#"
+pub(super) const CONFIG: &str = r#"
 house = "demo"
+
+[local]
+partitions = 1
 
 [[rule]]
 rule = "majority"
