@@ -1,6 +1,7 @@
 //! Statehouse: keeps the shared state of objects that many agents report on.
 pub mod board;
 pub mod chunk;
+pub mod cli;
 pub mod commit;
 pub mod config;
 pub mod decode;
