@@ -185,7 +185,10 @@ impl Engine {
                 RowValue::Report(agent, Some(report)) => {
                     self.with_reports(seq, |reports, context| reports.restore(id, agent, report, context));
                 }
-                RowValue::Object(Some(published)) => self.control(seq, Control::Act(id, Act::Restore(published.clone()))),
+                RowValue::Object(Some(published)) => {
+                    self.reports.object_mut(id).touched = seq; // it may have been given up in this very epoch
+                    self.control(seq, Control::Act(id, Act::Restore(published.clone())));
+                }
                 RowValue::Report(_, None) | RowValue::Object(None) => {}
             }
         }

@@ -262,11 +262,14 @@ impl Publisher {
         due.into_iter().map(item).collect()
     }
 
-    fn step(&mut self, object: ObjectId, seq: Seq, step: Step) {
+    fn step(&mut self, object: ObjectId, seq: Seq, mut step: Step) {
         let moment = self.moment(seq);
         let life = self.lives.get_mut(object);
-        if life.row.is_none() && matches!(step, Step { update: Some(Update::Emptied), act: None, .. }) {
-            return; // given up at this very seq
+        if life.partition != moment.partition {
+            step.override_due_ms = None; // armed by another partition's object, which had this id before
+        }
+        if life.row.is_none() && matches!(step, Step { update: None | Some(Update::Emptied), act: None, .. }) {
+            return; // given up at this very seq, or due for an object that is gone, whose id may be another's within the epoch
         }
         let restored = match &step.act {
             Some(Act::Restore(row)) => Some(row.clone()),

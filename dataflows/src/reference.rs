@@ -14,7 +14,7 @@ use crate::{
     plan::{Of, OnEmpty, OnNone, Order, Plan, Quorum, Rule, RuleSet},
     query::Summary,
     rule::{Ballot, Vote},
-    vocabulary::{Cause, Change, Event, Mask, Millis, Moment, Name, Partition, Published, Report, Seq, Votes, next_multiple},
+    vocabulary::{Cause, Change, Event, Mask, Millis, Moment, Name, Partition, Published, Report, Seq, Votes, due_at},
 };
 
 type Key = (String, Partition);
@@ -177,7 +177,7 @@ impl Object {
     }
 
     fn apply(&mut self, set: &RuleSet, moment: Moment, event: Event<'_>) {
-        let due = |after_ms: Millis| next_multiple(moment.clock_ms.saturating_add(after_ms));
+        let due = |after_ms| due_at(moment.clock_ms, after_ms);
         match event {
             Event::Report { agent, state, ts_ms, ttl_ms } => {
                 let offset = moment.offset.expect("a report is a record");
@@ -232,10 +232,12 @@ impl RuleSet {
     }
 
     fn verdict(&self, reports: &Reports) -> Option<Name> {
+        if reports.is_empty() {
+            return None;
+        }
         let tally = self.tally(reports);
         let decided = if tally.live < i64::from(self.min_reports) { None } else { self.decide(reports, &tally) };
         decided.or_else(|| match &self.on_none {
-            _ if reports.is_empty() => None,
             OnNone::Keep => None,
             OnNone::State(state) => Some(state.as_str().into()),
             OnNone::Latest => {

@@ -22,7 +22,7 @@ use crate::{
     plan::{AGENTS_PER_OBJECT_MAX, Order},
     rule::decide::{Rules, Set},
     tally::Tally,
-    vocabulary::{Millis, Moment, Name, Partition, Report, Row, RowValue, Seq, next_multiple},
+    vocabulary::{Millis, Moment, Name, Partition, Report, Row, RowValue, Seq, due_at},
 };
 
 /// A difference of the reports collection.
@@ -165,7 +165,7 @@ impl Reports {
             return;
         }
         let (state, _) = names.states.intern(said.state);
-        let due_ms = said.ttl_ms.map_or(Claim::NEVER, |ttl_ms| next_multiple(moment.clock_ms.saturating_add(ttl_ms)));
+        let due_ms = said.ttl_ms.map_or(Claim::NEVER, |ttl_ms| due_at(moment.clock_ms, ttl_ms));
         let offset = moment.offset.expect("reports come from records");
         let claim = Claim { agent, state, ts_ms: said.ts_ms, offset, due_ms };
         if held.is_ok_and(|at| !set.recency && object.agents[at].claim.is_same_for_good(&claim)) {

@@ -26,6 +26,12 @@ pub fn next_multiple(time_ms: Millis) -> Millis {
     time_ms.saturating_add(TICK_MS - 1).div_euclid(TICK_MS) * TICK_MS
 }
 
+/// The multiple at which something is due `after_ms` from a clock. Rounds up; never the clock's own multiple, whose tick is over.
+#[must_use]
+pub fn due_at(clock_ms: Millis, after_ms: Millis) -> Millis {
+    next_multiple(clock_ms.saturating_add(after_ms.max(1)))
+}
+
 /// What one source record asks for, decoded. The object, and with it the partition, stand beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {

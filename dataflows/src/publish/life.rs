@@ -10,7 +10,7 @@ use crate::{
     rule::decide::Set,
     tally::{StateId, Tally},
     verdict::Update,
-    vocabulary::{Cause, Mask, Millis, Moment, Name, Partition, Published, next_multiple},
+    vocabulary::{Cause, Mask, Millis, Moment, Name, Partition, Published, due_at},
 };
 
 /// One object's life. Its place stays taken, without a row, until its id is given to another.
@@ -131,7 +131,7 @@ impl Life {
         next.cause = Cause::Override;
         match act {
             Act::Override(state, for_ms) => {
-                let until_ms = for_ms.map(|for_ms| next_multiple(moment.clock_ms.saturating_add(for_ms)));
+                let until_ms = for_ms.map(|for_ms| due_at(moment.clock_ms, for_ms));
                 next.mask = Some(Mask { state, since_ms: moment.clock_ms, until_ms });
                 return until_ms;
             }

@@ -7,7 +7,7 @@ use std::{cmp::Ordering, sync::Arc};
 use wildmatch::WildMatch;
 
 use crate::{
-    names::{Interner, Names},
+    names::{AgentId, Interner, Names},
     plan::{Of, OnEmpty, OnNone, Order, Plan, Quorum, Rule, RuleSet},
     reports::Claim,
     rule::{Ballot, ReportsRule, TallyRule, Vote},
@@ -51,11 +51,16 @@ enum Decide {
     Latest,
     Majority,
     Plurality,
-    Any { priority: Vec<StateId>, otherwise: Option<StateId> },
+    Any {
+        priority: Vec<StateId>,
+        otherwise: Option<StateId>,
+    },
     Quorum(Quorum),
     Unanimous,
-    Tally(Arc<dyn TallyRule>),
-    Reports(Arc<dyn ReportsRule>),
+    /// With the states it names.
+    Tally(Arc<dyn TallyRule>, Vec<StateId>),
+    /// With the states it names.
+    Reports(Arc<dyn ReportsRule>, Vec<StateId>),
 }
 
 impl Rules {
@@ -81,7 +86,7 @@ fn id_of(named: &mut Vec<String>, state: &str) -> StateId {
 
 impl Set {
     fn compile(set: &RuleSet, named: &mut Vec<String>) -> Self {
-        let mut own = |states: Vec<String>| states.iter().for_each(|state| _ = id_of(named, state));
+        let mut own = |states: Vec<String>| states.iter().map(|state| id_of(named, state)).collect();
         let decide = match &set.rule {
             Rule::Latest => Decide::Latest,
             Rule::Majority => Decide::Majority,
@@ -92,14 +97,8 @@ impl Set {
             },
             Rule::Quorum(quorum) => Decide::Quorum(*quorum),
             Rule::Unanimous => Decide::Unanimous,
-            Rule::Tally(_, rule) => {
-                own(rule.named_states());
-                Decide::Tally(rule.clone())
-            }
-            Rule::Reports(_, rule) => {
-                own(rule.named_states());
-                Decide::Reports(rule.clone())
-            }
+            Rule::Tally(_, rule) => Decide::Tally(rule.clone(), own(rule.named_states())),
+            Rule::Reports(_, rule) => Decide::Reports(rule.clone(), own(rule.named_states())),
         };
         let on_none = match &set.on_none {
             OnNone::Keep => IfNone::Keep,
@@ -107,7 +106,7 @@ impl Set {
             OnNone::State(state) => IfNone::State(id_of(named, state)),
         };
         let latest = matches!(decide, Decide::Latest);
-        let over_reports = on_none == IfNone::Latest || matches!(decide, Decide::Reports(_));
+        let over_reports = on_none == IfNone::Latest || matches!(decide, Decide::Reports(..));
         Self {
             rule: set.rule.name().into(),
             min_reports: i32::try_from(set.min_reports).unwrap_or(i32::MAX),
@@ -129,7 +128,7 @@ impl Set {
 
     /// Whether the verdict needs the reports themselves.
     pub(crate) fn over_reports(&self) -> bool {
-        self.on_none == IfNone::Latest || matches!(self.decide, Decide::Reports(_))
+        self.on_none == IfNone::Latest || matches!(self.decide, Decide::Reports(..))
     }
 
     /// When a report was made, in the order that makes one the latest.
@@ -151,7 +150,7 @@ impl Set {
     pub(crate) fn over_ballots(&self, held: &[&Claim], tally: &Tally, names: &Names, set: usize) -> Option<StateId> {
         let verdict = match &self.decide {
             _ if tally.live < self.min_reports => None,
-            Decide::Reports(rule) => {
+            Decide::Reports(rule, named) => {
                 let ballots: Vec<_> = held
                     .iter()
                     .map(|claim| Ballot {
@@ -162,12 +161,13 @@ impl Set {
                         offset: claim.offset,
                     })
                     .collect();
-                rule.decide(&ballots).and_then(|state| names.states.find(state))
+                let decided = rule.decide(&ballots).and_then(|state| names.states.find(state));
+                decided.filter(|state| named.contains(state) || held.iter().any(|claim| claim.state == *state))
             }
             _ => self.by_tally(tally, &names.states),
         };
         verdict.or_else(|| match self.on_none {
-            IfNone::Latest => self.heaviest_latest(held, names, set),
+            IfNone::Latest => self.heaviest_latest(held, tally, |agent| names.weight(agent, set)),
             _ => self.if_none(),
         })
     }
@@ -197,12 +197,13 @@ impl Set {
                 let agreed = votes.next().filter(|(_, weight)| matches!(self.of, Of::Live) || i64::from(*weight) >= self.whole(tally));
                 agreed.filter(|_| votes.next().is_none()).map(|(state, _)| state)
             }
-            Decide::Tally(rule) => {
+            Decide::Tally(rule, named) => {
                 let votes: Vec<_> =
                     tally.votes().map(|(state, weight)| Vote { state: states.name(state), weight: weight.unsigned_abs() }).collect();
-                rule.decide(&votes, tally.live.unsigned_abs()).and_then(|state| states.find(state))
+                let decided = rule.decide(&votes, tally.live.unsigned_abs()).and_then(|state| states.find(state));
+                decided.filter(|state| named.contains(state) || tally.weight(*state) > 0)
             }
-            Decide::Reports(_) => unreachable!("a rule over reports is not asked about a tally"),
+            Decide::Reports(..) => unreachable!("a rule over reports is not asked about a tally"),
         }
     }
 
@@ -221,13 +222,12 @@ impl Set {
         }
     }
 
-    /// Of the heaviest states the one that a counted report claimed last.
-    fn heaviest_latest(&self, held: &[&Claim], names: &Names, set: usize) -> Option<StateId> {
-        let mut weights = Tally::default();
-        held.iter().for_each(|claim| weights.add(claim.state, names.weight(claim.agent, set)));
-        let most = weights.votes().map(|(_, weight)| weight).max()?;
-        let counted = held.iter().filter(|claim| names.weight(claim.agent, set) > 0 && weights.weight(claim.state) == most);
-        counted.max_by_key(|claim| self.recency(claim)).map(|claim| claim.state)
+    /// Of the heaviest states the one that a counted report claimed last. For `latest`, whose tally knows no weights: of the newest report.
+    fn heaviest_latest(&self, held: &[&Claim], tally: &Tally, weight: impl Fn(AgentId) -> i32) -> Option<StateId> {
+        let most = tally.votes().map(|(_, weight)| weight).max()?;
+        let counts = |agent| self.latest || weight(agent) > 0;
+        let heaviest = held.iter().filter(|claim| counts(claim.agent) && tally.weight(claim.state) == most);
+        heaviest.max_by_key(|claim| self.recency(claim)).map(|claim| claim.state)
     }
 }
 
