@@ -10,14 +10,14 @@
 
 mod support;
 
-use std::{env, fmt::Write, fs, path::Path};
+use std::{env, fmt::Write, fs, path::Path, sync::Arc};
 
 use statehouse_dataflows::{
     plan::{Of, OnEmpty, OnNone, Order, Plan, Quorum, Rule, RuleSet},
     reference::Reference,
     vocabulary::{Change, Millis, TICK_MS},
 };
-use support::{Fed, Pump, Step, Told, tell};
+use support::{Fed, Pump, Step, Told, tell, world::World};
 
 const OBJECT: &str = "o";
 
@@ -31,7 +31,8 @@ struct Block {
 /// Who answers a block: gets what each line fed, gives what each line changed, and how many reports were late.
 type Answerer = fn(&Plan, &[Vec<Fed>]) -> (Vec<Vec<Change>>, u64);
 
-const ANSWERERS: [(&str, Answerer); 1] = [("the reference", by_reference)];
+const ANSWERERS: [(&str, Answerer); 3] =
+    [("the reference", by_reference), ("the engine, event by event", event_by_event), ("the engine, in one epoch", in_one_epoch)];
 
 #[test]
 fn every_transcript_holds() {
@@ -57,6 +58,33 @@ fn by_reference(plan: &Plan, fed: &[Vec<Fed>]) -> (Vec<Vec<Change>>, u64) {
     let mut reference = Reference::new(plan);
     let changes = fed.iter().map(|fed| tell(&mut reference, fed)).collect();
     (changes, reference.late())
+}
+
+fn event_by_event(plan: &Plan, fed: &[Vec<Fed>]) -> (Vec<Vec<Change>>, u64) {
+    let mut world = World::new(&Arc::new(plan.clone()), 1, u64::MAX);
+    let mut late = 0;
+    let mut changes = Vec::new();
+    for fed in fed {
+        world.feed(fed);
+        let end = fed.last().expect("a line feeds something").run.end();
+        let left = world.close(end);
+        world.committed(end - 1);
+        late += left.late;
+        changes.push(left.changes);
+    }
+    (changes, late)
+}
+
+fn in_one_epoch(plan: &Plan, fed: &[Vec<Fed>]) -> (Vec<Vec<Change>>, u64) {
+    let mut world = World::new(&Arc::new(plan.clone()), 1, u64::MAX);
+    fed.iter().for_each(|fed| world.feed(fed));
+    let end = |fed: &Vec<Fed>| fed.last().expect("a line feeds something").run.end();
+    let left = world.close(fed.last().map_or(1, end));
+    let of_line = |line: &Vec<Fed>| {
+        let mine = |change: &&Change| (line[0].run.first..end(line)).contains(&change.seq);
+        left.changes.iter().filter(mine).cloned().collect()
+    };
+    (fed.iter().map(of_line).collect(), left.late)
 }
 
 fn answer(block: &Block, answerer: Answerer) -> String {

@@ -1,6 +1,11 @@
 //! What the tests of the dataflow share: events that own their names, and a small pump that numbers them as the real one does.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod answers;
+pub(crate) mod generate;
+pub(crate) mod store;
+pub(crate) mod world;
+
 use std::collections::BTreeMap;
 
 use statehouse_dataflows::{
@@ -39,6 +44,13 @@ pub(crate) enum Step {
     Record(Partition, String, Told),
     /// So many multiples of the clock are reached.
     Ticks(Partition, u64),
+}
+
+impl Step {
+    pub(crate) fn partition(&self) -> Partition {
+        let (Self::Record(partition, ..) | Self::Ticks(partition, _)) = self;
+        *partition
+    }
 }
 
 /// A run and its records, object and event; a run of ticks has none.
@@ -89,9 +101,11 @@ impl Pump {
         self.places.get(&partition).map_or(CLOCK_START_MS, |place| place.clock_ms)
     }
 
-    /// A process starts anew: it knows places, no seqs.
-    pub(crate) fn restart(&mut self, next: Seq) {
-        self.next = next;
+    /// A seq of the partition at which its clock stands still and no event is counted.
+    pub(crate) fn still(&mut self, partition: Partition) -> Run {
+        let place = self.places.get(&partition).copied().unwrap_or(Place { event: 1, clock_ms: CLOCK_START_MS, offset: 0 });
+        self.next += 1;
+        Run { first: self.next - 1, count: 1, partition, event: place.event - 1, clock_ms: place.clock_ms, offset: None }
     }
 
     fn ticks(&mut self, partition: Partition, count: u64) -> Option<Fed> {

@@ -1,0 +1,139 @@
+//! The workers of a house: engines that each see every run and the events of their own objects.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use statehouse_dataflows::{
+    engine::{Arrangement, Closed, Engine},
+    plan::Plan,
+    query::{Explanation, ListQuery, ObjectView, ReportView},
+    vocabulary::{Change, Name, Partition, Row, Run, Seq},
+};
+
+use super::{Fed, Pump};
+
+pub(crate) struct World {
+    engines: Vec<Engine>,
+    /// What hashes are cut to; with few bits, names share them.
+    mask: u64,
+}
+
+/// What the engines made of an epoch, together.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) digests: Vec<(Partition, u64)>,
+    pub(crate) late: u64,
+}
+
+impl World {
+    pub(crate) fn new(plan: &Arc<Plan>, workers: usize, mask: u64) -> Self {
+        Self { engines: (0..workers).map(|_| Engine::new(plan.clone())).collect(), mask }
+    }
+
+    pub(crate) fn feed(&mut self, fed: &[Fed]) {
+        for Fed { run, records } in fed {
+            self.run(*run);
+            for (seq, (object, told)) in (run.first..).zip(records) {
+                let (hash, engine) = self.route(run.partition, object);
+                engine.apply(seq, object, hash, told.event());
+            }
+        }
+    }
+
+    /// Closes the epoch that ends before this seq.
+    pub(crate) fn close(&mut self, end: Seq) -> Left {
+        let mut all = Left::default();
+        for engine in &mut self.engines {
+            let Closed { changes, rows, digests, counts } = engine.close(end);
+            assert!(changes.is_sorted_by_key(|change| change.seq), "changes not in seq order: {changes:?}");
+            all.changes.extend(changes);
+            all.rows.extend(rows);
+            all.digests.extend(digests);
+            all.late += counts.late;
+        }
+        all.changes.sort_by_key(|change| change.seq);
+        all
+    }
+
+    pub(crate) fn committed(&mut self, last: Seq) {
+        self.engines.iter_mut().for_each(|engine| engine.committed(last));
+    }
+
+    /// Gives the rows of a partition back, an object at a time, up to three at a seq.
+    pub(crate) fn restore(&mut self, pump: &mut Pump, partition: Partition, objects: &[Vec<Row>]) {
+        for batch in objects.chunks(3) {
+            let run = pump.still(partition);
+            self.run(run);
+            for rows in batch {
+                let (hash, engine) = self.route(partition, &rows[0].object);
+                engine.restore(run.first, hash, rows);
+            }
+        }
+        let run = pump.still(partition);
+        self.run(run);
+        self.engines.iter_mut().for_each(|engine| engine.restored(run.first, partition));
+    }
+
+    pub(crate) fn give_up(&mut self, pump: &mut Pump, partition: Partition) {
+        let run = pump.still(partition);
+        self.run(run);
+        self.engines.iter_mut().for_each(|engine| engine.give_up(run.first, partition));
+    }
+
+    pub(crate) fn drain(&mut self, pump: &mut Pump, what: Arrangement) {
+        let run = pump.still(0);
+        self.run(run);
+        self.engines.iter_mut().for_each(|engine| engine.drain(what, run.first));
+    }
+
+    /// How many objects, agents and states have ids now.
+    pub(crate) fn ids(&self) -> (usize, usize, usize) {
+        let sum = |(a, b, c), (d, e, f)| (a + d, b + e, c + f);
+        self.engines.iter().map(Engine::ids).fold((0, 0, 0), sum)
+    }
+
+    pub(crate) fn object(&mut self, partition: Partition, object: &str) -> Option<ObjectView> {
+        self.route(partition, object).1.object(partition, object)
+    }
+
+    pub(crate) fn reports(&mut self, partition: Partition, object: &str) -> Option<Vec<ReportView>> {
+        self.route(partition, object).1.reports(partition, object)
+    }
+
+    pub(crate) fn explain(&mut self, partition: Partition, object: &str) -> Option<Explanation> {
+        self.route(partition, object).1.explain(partition, object)
+    }
+
+    pub(crate) fn list(&mut self, query: &ListQuery) -> Vec<ObjectView> {
+        let mut all: Vec<_> = self.engines.iter_mut().flat_map(|engine| engine.list(query)).collect();
+        all.sort_by_key(|view| (view.object.clone(), view.partition));
+        all.truncate(query.limit);
+        all
+    }
+
+    pub(crate) fn summary(&mut self) -> BTreeMap<Option<Name>, i64> {
+        let mut all = BTreeMap::new();
+        for (state, count) in self.engines.iter_mut().flat_map(Engine::summary) {
+            assert_ne!(count, 0, "a summary of nothing: {state:?}");
+            *all.entry(state).or_insert(0) += count;
+        }
+        all
+    }
+
+    fn run(&mut self, run: Run) {
+        self.engines.iter_mut().for_each(|engine| engine.run(run));
+    }
+
+    fn route(&mut self, partition: Partition, object: &str) -> (u64, &mut Engine) {
+        let mut hasher = DefaultHasher::new();
+        (partition, object).hash(&mut hasher);
+        let hash = hasher.finish() & self.mask;
+        let worker = (hash % self.engines.len() as u64) as usize;
+        (hash, &mut self.engines[worker])
+    }
+}
