@@ -192,3 +192,6 @@ fn text_event<'a>(agent: &'a str, state: &'a str, ts_ms: Millis) -> Result<Event
 fn too_long(reason: Reason, what: &str, bytes: usize, bytes_max: usize) -> Reject {
     Reject::new(reason, format!("{what} has {bytes} bytes, more than {bytes_max}"))
 }
+
+#[cfg(test)]
+mod tests;
