@@ -227,3 +227,6 @@ fn decompress(stored: &[u8], length: usize) -> Result<Vec<u8>, ChunkError> {
 fn read(body: &[u8]) -> Result<(Header, Vec<Row>), ChunkError> {
     read::read(body).map_err(|Flaw(what)| ChunkError::Body(what))
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,20 +108,38 @@ impl<'a> Names<'a> {
 }
 
 /// Gives each name a number, in order of first use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Dictionary<'a> {
     ids: AHashMap<&'a str, i64>,
     names: Vec<&'a str>,
+    /// (address, length, number) of names met lately: rows share the few names of agents and states, so most are known by where they
+    /// are, without reading or hashing them. Sound, as all names of a dictionary are borrowed for as long as it lives.
+    recent: [(usize, usize, i64); RECENT],
+}
+
+const RECENT: usize = 64;
+
+impl Default for Dictionary<'_> {
+    fn default() -> Self {
+        Self { ids: AHashMap::default(), names: Vec::new(), recent: [(0, 0, 0); RECENT] } // no name is at address 0
+    }
 }
 
 impl<'a> Dictionary<'a> {
     /// The name's number.
     pub(super) fn id(&mut self, name: &'a str) -> i64 {
+        let (address, length) = (name.as_ptr() as usize, name.len());
+        let recent = &mut self.recent[address / 16 % RECENT];
+        if (recent.0, recent.1) == (address, length) {
+            return recent.2;
+        }
         let names = &mut self.names;
-        *self.ids.entry(name).or_insert_with(|| {
+        let id = *self.ids.entry(name).or_insert_with(|| {
             names.push(name);
             names.len() as i64 - 1
-        })
+        });
+        *recent = (address, length, id);
+        id
     }
 
     /// One more than the name's number; 0 for none.
