@@ -323,7 +323,8 @@ fn start<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Start, D::Error> 
     match text.as_str() {
         "earliest" => Ok(Start::Earliest),
         "latest" => Ok(Start::Latest),
-        _ => time_ms(&text).map(Start::Timestamp).ok_or_else(|| D::Error::custom(fix)),
+        // Digits as text come from the environment.
+        _ => text.parse().ok().filter(|ms| *ms >= 0).or_else(|| time_ms(&text)).map(Start::Timestamp).ok_or_else(|| D::Error::custom(fix)),
     }
 }
 
