@@ -229,7 +229,19 @@ impl Told {
         }
     }
 
-    fn event(&self) -> Event<'_> {
+    /// The HTTP request that tells it: method, path, body.
+    pub(crate) fn request(&self) -> (&'static str, String, String) {
+        let object = format!("/v1/objects/{}", self.object);
+        match &self.what {
+            What::Report(agent, Some(state)) => ("PUT", format!("{object}/reports/{agent}"), format!("{{\"state\":\"{state}\"}}")),
+            What::Report(agent, None) => ("DELETE", format!("{object}/reports/{agent}"), String::new()),
+            What::Override(Some(state)) => ("PUT", format!("{object}/override"), format!("{{\"state\":\"{state}\"}}")),
+            What::Override(None) => ("DELETE", format!("{object}/override"), String::new()),
+            What::Purge => ("DELETE", object, String::new()),
+        }
+    }
+
+    pub(crate) fn event(&self) -> Event<'_> {
         match &self.what {
             What::Report(agent, Some(state)) => Event::Report { agent, state, ts_ms: 0, ttl_ms: None },
             What::Report(agent, None) => Event::Withdraw { agent, ts_ms: 0 },
@@ -256,7 +268,7 @@ pub(crate) fn expected(plan: &Plan, told: &BTreeMap<(Partition, Offset), Told>) 
     shown
 }
 
-fn shown(record: &statehouse::log::SinkRecord) -> Shown {
+pub(crate) fn shown(record: &statehouse::log::SinkRecord) -> Shown {
     let key = record.key.to_string();
     let Some(value) = &record.value else {
         let header = |name| record.headers.iter().find(|(header, _)| *header == name).map(|(_, value)| value.clone());
