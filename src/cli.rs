@@ -12,7 +12,7 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 pub use self::logging::LogFormat;
-use crate::{config::Config, registry::Registry};
+use crate::{config::Config, demo, registry::Registry};
 
 /// Keeps the shared state of objects that many agents report on.
 #[derive(Debug, Parser)]
@@ -31,6 +31,8 @@ enum Verb {
     Serve(serve::Serve),
     /// Check a configuration and show what it means.
     CheckConfig(check::CheckConfig),
+    /// Watch simulated agents vote: a house of its own, and a story of attacks on its objects.
+    Demo(demo::Options),
 }
 
 /// Which configuration.
@@ -65,6 +67,7 @@ pub fn run(registry: &Registry) -> ExitCode {
             serve.run(registry)
         }
         Verb::CheckConfig(check) => check.run(registry),
+        Verb::Demo(options) => demo::run(options).map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

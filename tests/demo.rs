@@ -1,0 +1,75 @@
+//! The demo as a newcomer runs it: the real program, its lines, its end.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+};
+
+/// The whole story of an attack takes five seconds at this speed.
+const FAST: [&str; 6] = ["demo", "--speed", "10", "--listen", "127.0.0.1:0", "--seed=7"];
+
+fn demo(more: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_statehouse")).args(FAST).args(more).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// Where the demo said that its log is.
+fn directory(lines: &[String]) -> &Path {
+    let line = lines.iter().find(|line| line.contains("keeps its log in")).unwrap_or_else(|| panic!("no directory in {lines:#?}"));
+    Path::new(line.split_once("keeps its log in ").unwrap().1.strip_suffix(" until then.").unwrap())
+}
+
+fn is_attack(line: &str) -> bool {
+    line.contains("normal → under_attack") && line.contains("vote: 3 of 5 say under_attack")
+}
+
+#[test]
+fn it_shows_a_vote_turning_into_a_change_and_ends_by_itself() {
+    let ended = demo(&["--seconds", "6"]).wait_with_output().unwrap();
+    let lines: Vec<String> = String::from_utf8(ended.stdout).unwrap().lines().map(str::to_owned).collect();
+    assert!(ended.status.success(), "{}: {lines:#?}", ended.status);
+    let at =
+        |what: &dyn Fn(&str) -> bool| lines.iter().position(|line| what(line)).unwrap_or_else(|| panic!("a line is missing in {lines:#?}"));
+    let suspicion = at(&|line| line.contains("1 under_attack: majority decides \"normal\""));
+    let attack = at(&is_attack);
+    let pinned = at(&|line| line.contains("under_attack → maintenance") && line.contains("override"));
+    assert!(suspicion < attack && attack < pinned, "in this order: {lines:#?}");
+    assert!(
+        lines.iter().filter(|line| line.trim_start().contains("curl ") || line.contains(" explain ") || line.contains(" get ")).count()
+            >= 3
+    );
+    assert!(lines.last().unwrap().starts_with("Ended: "), "{lines:#?}");
+    assert!(lines.iter().all(|line| !line.contains('\x1b')), "colours in a pipe: {lines:#?}");
+    assert!(!directory(&lines).exists(), "left behind: {lines:#?}");
+}
+
+#[test]
+fn it_ends_cleanly_at_ctrl_c() {
+    let mut demo = demo(&[]);
+    let mut out = BufReader::new(demo.stdout.take().unwrap());
+    let mut lines = read_until(&mut out, is_attack);
+    assert!(directory(&lines).exists());
+    assert!(interrupt(&mut demo).success(), "{lines:#?}");
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    lines.extend(rest.lines().map(str::to_owned));
+    assert!(lines.last().unwrap().starts_with("Ended: "), "{lines:#?}");
+    assert!(!directory(&lines).exists(), "left behind: {lines:#?}");
+}
+
+fn read_until(out: &mut BufReader<ChildStdout>, found: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in out.lines() {
+        lines.push(line.unwrap());
+        if found(lines.last().unwrap()) {
+            return lines;
+        }
+    }
+    panic!("the demo ended before: {lines:#?}");
+}
+
+fn interrupt(demo: &mut Child) -> ExitStatus {
+    let sent = Command::new("sh").args(["-c", &format!("kill -INT {}", demo.id())]).status().unwrap();
+    assert!(sent.success(), "no signal was sent");
+    demo.wait().unwrap()
+}
