@@ -661,14 +661,14 @@ fn a_password_from_a_file_opens_a_scram_listener() {
         house.properties = format!(
             "'security.protocol' = 'SASL_PLAINTEXT'\n'sasl.mechanism' = '{mechanism}'\n'sasl.username' = '{}'\n'sasl.password' = {{ file = {:?} }}",
             broker::USER,
-            broker.password_file()
+            broker::password_file()
         );
         let mut log = house.open();
         await_partitions(&mut log, 3);
         log.committer.transact(epoch(1, 1)).expect("committed");
         append(&log, "x", Some("1"));
     }
-    house.properties = house.properties.replace(&format!("{{ file = {:?} }}", broker.password_file()), "'wrong'");
+    house.properties = house.properties.replace(&format!("{{ file = {:?} }}", broker::password_file()), "'wrong'");
     let Err(error) = kafka::open(&house.config()) else { panic!("refused") };
     assert!(matches!(error, LogError::Setting(_)) && error.to_string().contains("refuses the user"), "{error}");
 }

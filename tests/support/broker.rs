@@ -35,25 +35,26 @@ pub fn shared() -> &'static Broker {
     SHARED.get_or_init(Broker::start)
 }
 
+/// The file with [`PASSWORD`], the same for all.
+pub fn password_file() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("password")
+}
+
 impl Broker {
     /// Starts a fresh one.
     pub fn start() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("brokers").join(name);
-        fs::create_dir_all(&dir).expect("a directory for the broker");
-        let password = dir.join("password");
+        let brokers = Path::new(env!("CARGO_TARGET_TMPDIR")).join("brokers");
+        let dir = brokers.join(name);
+        fs::create_dir_all(&brokers).expect("a directory for the brokers");
+        let password = password_file();
         fs::write(&password, PASSWORD).expect("the password's file");
         let pid = process::id().to_string();
         let started = kafka(&["start", &text(&dir), "--while", &pid, "--scram", USER, &text(&password)]);
         let mut addresses = started.lines().map(str::to_owned);
         let mut next = || addresses.next().unwrap_or_else(|| panic!("scripts/kafka start printed no two addresses: {started:?}"));
         Self { address: next(), sasl_address: next(), dir }
-    }
-
-    /// The file with [`PASSWORD`].
-    pub fn password_file(&self) -> PathBuf {
-        self.dir.join("password")
     }
 
     /// Kills it without notice.
