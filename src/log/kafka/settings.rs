@@ -62,6 +62,8 @@ const MEMBER: &[(&str, &str)] = &[
     ("partition.assignment.strategy", "cooperative-sticky"),
     // Members learn of a rebalance by heartbeat: 0.2 s for a handover instead of the default's 1 s, 1.1 s to join instead of 4.
     ("heartbeat.interval.ms", "300"),
+    // An empty partition answers a fetch after this, and only then it is known to be caught up; the default is half a second.
+    ("fetch.wait.max.ms", "100"),
     // Aborted and open transactions are not read; offset fetches wait for pending transactions.
     ("isolation.level", "read_committed"),
 ];
@@ -219,7 +221,8 @@ impl Settings {
         // Only so that a max.poll.interval.ms that was passed through fits.
         client.set("session.timeout.ms", self.session_timeout.as_millis().to_string());
         client.set("isolation.level", isolation.name());
-        // A restore reads one partition as fast as it can.
+        // A restore reads one partition as fast as it can, and learns of its end by a fetch that finds nothing.
+        client.set("fetch.wait.max.ms", "10");
         client.set("queued.max.messages.kbytes", "32768");
         client.set("fetch.message.max.bytes", "4194304");
         self.passed_through(client)
