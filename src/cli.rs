@@ -4,6 +4,7 @@
 //! else in the library prints or ends the process.
 
 mod check;
+mod client;
 mod logging;
 mod serve;
 
@@ -33,6 +34,8 @@ enum Verb {
     CheckConfig(check::CheckConfig),
     /// Watch simulated agents vote: a house of its own, and a story of attacks on its objects.
     Demo(demo::Options),
+    #[command(flatten)]
+    Client(client::ClientCommand),
 }
 
 /// Which configuration.
@@ -68,6 +71,7 @@ pub fn run(registry: &Registry) -> ExitCode {
         }
         Verb::CheckConfig(check) => check.run(registry),
         Verb::Demo(options) => demo::run(options).map_err(Into::into),
+        Verb::Client(command) => return client::run(command), // has exit codes of its own
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -79,7 +79,7 @@ fn checks(standing: &Standing) -> [Check; 3] {
     });
     let stopping = standing.stopping.then(|| "shutting down".to_owned());
     [
-        Check { name: "restore", trouble: restore, note: format!(": {} partitions live", standing.partitions.len()) },
+        Check { name: "restore", trouble: restore, note: format!(", partitions live: {}", standing.partitions.len()) },
         Check { name: "log", trouble: log, note: String::new() },
         Check { name: "shutdown", trouble: stopping, note: String::new() },
     ]

@@ -9,4 +9,5 @@ mod names;
 mod reads;
 mod refusals;
 mod server;
+mod verbs;
 mod writes;
