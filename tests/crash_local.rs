@@ -9,12 +9,10 @@
 use std::{
     collections::BTreeMap,
     env,
-    io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Child, ChildStderr, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -22,10 +20,13 @@ use statehouse::{config::Config, log::local::open_readable, registry::Registry};
 use statehouse_dataflows::{plan::Plan, reference::Reference, vocabulary::Moment};
 use ureq::Agent;
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/world.rs"]
 mod world;
 
-use world::{PATIENCE, Shown, Told, config, random, shown};
+use program::{Program, agent};
+use world::{Shown, Told, config, random, shown};
 
 const CLIENTS: usize = 8;
 const OBJECTS_PER_CLIENT: u64 = 4;
@@ -33,83 +34,18 @@ const OBJECTS_PER_CLIENT: u64 = 4;
 /// What is seen of an object: its state, its override, and each agent's claim. None: not known.
 type Seen = Option<(Option<String>, Option<String>, BTreeMap<String, String>)>;
 
-/// The program, running.
-struct Running {
-    child: Child,
-    address: String,
-    /// Kept open, and drained by a thread, so that the program can go on writing.
-    _drain: thread::JoinHandle<()>,
-}
-
-impl Running {
-    /// Starts it; none if it was killed, after `kill_after`, before it listened.
-    fn start(config: &Path, kill_after: Option<Duration>) -> Option<Self> {
-        let program = env!("CARGO_BIN_EXE_statehouse");
-        let mut command = Command::new(program);
-        command.args(["serve", "--log", "json", "--config"]).arg(config).stderr(Stdio::piped()).stdout(Stdio::null());
-        let mut child = command.spawn().expect("the program starts");
-        if let Some(after) = kill_after {
-            thread::sleep(after);
-            kill(&mut child);
-            return None;
-        }
-        let mut lines = BufReader::new(child.stderr.take().expect("it is piped"));
-        let address = listening(&mut lines);
-        let drain = thread::spawn(move || lines.lines().for_each(drop));
-        Some(Self { child, address, _drain: drain })
+fn see(house: &Program, agent: &Agent, object: &str) -> Seen {
+    let mut answer = agent.get(format!("http://{}/v1/objects/{object}/explain", house.address)).call().expect("an answer");
+    if answer.status() == 404 {
+        return None;
     }
-
-    fn wait_until_ready(&self, agent: &Agent) {
-        let begun = Instant::now();
-        while agent.get(format!("http://{}/readyz", self.address)).call().map_or(0, |answer| answer.status().as_u16()) != 200 {
-            assert!(begun.elapsed() < PATIENCE, "not ready in time");
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn see(&self, agent: &Agent, object: &str) -> Seen {
-        let mut answer = agent.get(format!("http://{}/v1/objects/{object}/explain", self.address)).call().expect("an answer");
-        if answer.status() == 404 {
-            return None;
-        }
-        let text = answer.body_mut().read_to_string().expect("a body");
-        assert_eq!(answer.status(), 200, "{text}");
-        let view: Value = serde_json::from_str(&text).expect("JSON");
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let reports = view["reports"].as_array().expect("reports").iter();
-        let claims = reports.map(|report| (text(&report["agent"]).expect("an agent"), text(&report["state"]).expect("a state")));
-        Some((text(&view["state"]), text(&view["override"]["state"]), claims.collect()))
-    }
-
-    fn terminate(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        assert!(self.child.wait().expect("it ends").success(), "a clean end");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        kill(&mut self.child);
-    }
-}
-
-fn kill(child: &mut Child) {
-    let _ended_already = child.kill();
-    child.wait().expect("it ends");
-}
-
-fn listening(lines: &mut BufReader<ChildStderr>) -> String {
-    let mut said = String::new();
-    for line in lines.by_ref().lines() {
-        let line = line.expect("text");
-        if let Some(address) = serde_json::from_str::<Value>(&line).ok().and_then(|line| line["address"].as_str().map(str::to_owned)) {
-            return address;
-        }
-        said.push_str(&line);
-        said.push('\n');
-    }
-    panic!("the program ended before it listened:\n{said}")
+    let text = answer.body_mut().read_to_string().expect("a body");
+    assert_eq!(answer.status(), 200, "{text}");
+    let view: Value = serde_json::from_str(&text).expect("JSON");
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let reports = view["reports"].as_array().expect("reports").iter();
+    let claims = reports.map(|report| (text(&report["agent"]).expect("an agent"), text(&report["state"]).expect("a state")));
+    Some((text(&view["state"]), text(&view["override"]["state"]), claims.collect()))
 }
 
 /// One client: what it told, and what the reference makes of what counted.
@@ -146,23 +82,23 @@ impl Client {
     fn counts(&mut self, told: &Told) {
         let moment = Moment { partition: 0, event: 0, clock_ms: 0, offset: Some(0) };
         for change in self.reference.apply(moment, 0, &told.object, told.event()) {
-            let text = |name: Option<&statehouse_dataflows::vocabulary::Name>| name.map(|name| name.to_string());
+            let text = |name: Option<&statehouse_dataflows::vocabulary::Name>| name.map(ToString::to_string);
             let (state, previous) = (text(change.state.as_ref()), text(change.previous.as_ref()));
             self.expected.push((told.object.clone(), state, previous, change.cause.as_str().to_owned(), None));
         }
     }
 
     /// What was in doubt counts if the house shows it; everything must be as the reference has it.
-    fn look(&mut self, agent: &Agent, house: &Running, context: &str) {
+    fn look(&mut self, agent: &Agent, house: &Program, context: &str) {
         if let Some(told) = self.in_doubt.take() {
-            let seen = house.see(agent, &told.object);
+            let seen = see(house, agent, &told.object);
             if seen != reference_sees(&self.reference, &told.object) {
                 self.counts(&told);
             }
         }
         for n in 0..OBJECTS_PER_CLIENT {
             let object = format!("client-{}-site-{n}", self.number);
-            assert_eq!(house.see(agent, &object), reference_sees(&self.reference, &object), "{context}: {object} is as it was left");
+            assert_eq!(see(house, agent, &object), reference_sees(&self.reference, &object), "{context}: {object} is as it was left");
         }
     }
 }
@@ -214,13 +150,16 @@ fn no_kill_loses_or_repeats_anything() {
     let plan = config.plan(&Registry::new()).unwrap();
     let file = directory.path().join("statehouse.toml");
     write(&config, &file);
-    let agent: Agent = Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+    let agent = agent();
     let mut random = random(seed);
     let mut clients: Vec<_> = (0..CLIENTS).map(|number| Client::new(number, seed, &plan)).collect();
     for crash in 0..crashes {
         let context = format!("STATEHOUSE_SEED={seed} after crash {crash}");
-        let early = (random(4) == 0).then(|| Duration::from_millis(random(60)));
-        let Some(mut house) = Running::start(&file, early) else { continue };
+        if random(4) == 0 {
+            Program::serve_shortly(&file, Duration::from_millis(random(60)));
+            continue;
+        }
+        let mut house = Program::serve(&file);
         house.wait_until_ready(&agent);
         let over = AtomicBool::new(false);
         let moment = Duration::from_millis(random(150));
@@ -231,11 +170,11 @@ fn no_kill_loses_or_repeats_anything() {
                 scope.spawn(move || client.tell_on(agent, &address, over));
             }
             thread::sleep(moment);
-            kill(&mut house.child);
+            house.kill();
             over.store(true, Ordering::Relaxed);
         });
     }
-    let house = Running::start(&file, None).expect("it is not killed");
+    let house = Program::serve(&file);
     house.wait_until_ready(&agent);
     clients.iter_mut().for_each(|client| client.look(&agent, &house, &format!("STATEHOUSE_SEED={seed} in the end")));
     house.terminate();

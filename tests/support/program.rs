@@ -1,0 +1,96 @@
+//! The real program, run as users run it, and killed as no user should.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, ChildStderr, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use ureq::Agent;
+
+/// How long anything may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program, serving. Killed when dropped.
+pub(crate) struct Program {
+    child: Child,
+    /// Where its HTTP listens.
+    pub(crate) address: String,
+}
+
+impl Program {
+    /// Starts it with this configuration and waits until it listens; `http.listen` may have port 0.
+    pub(crate) fn serve(config: &Path) -> Self {
+        let mut child = spawn(config);
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped"));
+        let address = listening(&mut lines);
+        // Drained, so that the program can go on writing.
+        thread::spawn(move || lines.lines().for_each(drop));
+        Self { child, address }
+    }
+
+    /// Starts it and kills it `after` that, however far it came.
+    pub(crate) fn serve_shortly(config: &Path, after: Duration) {
+        let mut child = spawn(config);
+        thread::sleep(after);
+        end(&mut child);
+    }
+
+    pub(crate) fn wait_until_ready(&self, agent: &Agent) {
+        let begun = Instant::now();
+        while agent.get(format!("http://{}/readyz", self.address)).call().map_or(0, |answer| answer.status().as_u16()) != 200 {
+            assert!(begun.elapsed() < PATIENCE, "not ready in time");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        end(&mut self.child);
+    }
+
+    /// Asks it to stop; it must end well.
+    pub(crate) fn terminate(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        assert!(self.child.wait().expect("it ends").success(), "a clean end");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// An HTTP client whose answers are answers, whatever their status.
+pub(crate) fn agent() -> Agent {
+    Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into()
+}
+
+fn spawn(config: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_statehouse"));
+    command.args(["serve", "--log", "json", "--config"]).arg(config).stderr(Stdio::piped()).stdout(Stdio::null());
+    command.spawn().expect("the program starts")
+}
+
+fn end(child: &mut Child) {
+    let _ended_already = child.kill();
+    child.wait().expect("it ends");
+}
+
+fn listening(lines: &mut BufReader<ChildStderr>) -> String {
+    let mut said = String::new();
+    loop {
+        let mut line = String::new();
+        assert!(lines.read_line(&mut line).expect("text") > 0, "the program ended before it listened:\n{said}");
+        if let Some(address) = serde_json::from_str::<Value>(&line).ok().and_then(|line| line["address"].as_str().map(str::to_owned)) {
+            return address;
+        }
+        said.push_str(&line);
+    }
+}
