@@ -164,6 +164,7 @@ impl Engine {
             }
             Event::Lift => {
                 let Some(id) = self.find(seq, subject) else { return };
+                self.reports.object_mut(id).touched = seq;
                 self.control(seq, Control::Act(id, Act::Lift));
             }
             Event::Purge => {
