@@ -7,19 +7,19 @@
 
 use std::{env, fs, sync::Arc, thread, time::Instant};
 
+#[path = "workload.rs"]
+mod workload;
+
 use mimalloc::MiMalloc;
 use statehouse_dataflows::{
     engine::{Engine, WINDOW},
     plan::{Plan, Rule, RuleSet},
     vocabulary::{Event, Run, Seq},
 };
+use workload::{CHANGES, DEFAULT_SHAPE, World, state};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
-
-/// The changes of the default shape (4,000,000 reports, 200,000 objects, 5 agents, seed 1, majority).
-const CHANGES: usize = 577_702;
-const DEFAULT_SHAPE: (u64, i32, i32) = (4_000_000, 200_000, 5);
 
 fn main() {
     let numbers: Vec<u64> = env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
@@ -27,12 +27,13 @@ fn main() {
     let (reports, objects, agents) = (number(0, 4_000_000), number(1, 200_000) as i32, number(2, 5) as i32);
     let (epoch, workers) = (number(3, 100_000), number(4, 1) as usize);
     let world = Arc::new(World::new(reports, objects, agents));
+    let hashes: Arc<Vec<u64>> = Arc::new((0..objects as u64).map(mixed).collect());
     let before_bytes = resident_bytes();
     let start = Instant::now();
     let handles: Vec<_> = (0..workers)
         .map(|worker| {
-            let world = world.clone();
-            thread::spawn(move || work(&world, worker, workers, epoch))
+            let (world, hashes) = (world.clone(), hashes.clone());
+            thread::spawn(move || work(&world, &hashes, (worker, workers), epoch))
         })
         .collect();
     let done: Vec<Done> = handles.into_iter().map(|handle| handle.join().expect("a worker")).collect();
@@ -61,7 +62,7 @@ struct Done {
 }
 
 /// One worker: its share of every epoch.
-fn work(world: &World, worker: usize, workers: usize, epoch: u64) -> Done {
+fn work(world: &World, hashes: &[u64], (worker, workers): (usize, usize), epoch: u64) -> Done {
     let plan = Plan::of(RuleSet::new(Rule::Majority)).expect("a valid plan");
     let mut engine = Engine::new(Arc::new(plan));
     let mut done = Done { changes: 0, held: 0, finished: Instant::now(), resident_bytes: 0 };
@@ -72,17 +73,15 @@ fn work(world: &World, worker: usize, workers: usize, epoch: u64) -> Done {
         let end = (first + epoch).min(total);
         engine.run(Run { first: first + 1, count: end - first, partition: 0, event: first, clock_ms: 0, offset: Some(first as i64) });
         mine.clear();
-        let place = |claim: &(u32, u16, bool)| ((u128::from(world.objects[claim.0 as usize].1) * workers as u128) >> 64) as usize;
+        let place = |claim: &(u32, u16, bool)| ((u128::from(hashes[claim.0 as usize]) * workers as u128) >> 64) as usize;
         mine.extend((first..end).filter(|at| place(&world.claims[*at as usize]) == worker));
         for window in mine.chunks(WINDOW) {
-            engine.look_ahead(window.iter().map(|at| world.objects[world.claims[*at as usize].0 as usize].1));
+            engine.look_ahead(window.iter().map(|at| hashes[world.claims[*at as usize].0 as usize]));
             for at in window {
                 let (object, agent, attacked) = world.claims[*at as usize];
-                let (name, hash) = &world.objects[object as usize];
-                let state = if attacked { "under_attack" } else { "normal" };
-                let event =
-                    Event::Report { agent: &world.agents[agent as usize], state, ts_ms: 1_763_800_000_000 + *at as i64, ttl_ms: None };
-                engine.apply(*at as Seq + 1, name, *hash, event);
+                let (agent, state) = (&world.agents[agent as usize], state(attacked));
+                let event = Event::Report { agent, state, ts_ms: 1_763_800_000_000 + *at as i64, ttl_ms: None };
+                engine.apply(*at as Seq + 1, &world.objects[object as usize], hashes[object as usize], event);
             }
         }
         done.changes += engine.close(end + 1).changes.len();
@@ -96,66 +95,11 @@ fn work(world: &World, worker: usize, workers: usize, epoch: u64) -> Done {
     done
 }
 
-/// The workload, made before the clock starts.
-struct World {
-    objects: Vec<(String, u64)>,
-    agents: Vec<String>,
-    claims: Vec<(u32, u16, bool)>,
-}
-
-impl World {
-    fn new(reports: u64, objects: i32, agents: i32) -> Self {
-        let mut random = JavaRandom::new(1);
-        let claim = |at: u64| {
-            let (object, agent) = (random.next_int(objects), random.next_int(agents));
-            let truth = ((i64::from(object) * 2_654_435_761 + (at / (reports / 8 + 1)) as i64) & 3) == 0;
-            let attacked = if random.next_double() < 0.1 { !truth } else { truth };
-            (object as u32, agent as u16, attacked)
-        };
-        Self {
-            claims: (0..reports).map(claim).collect(),
-            objects: (0..objects).map(|object| (format!("site-{object:08}.example.com"), mixed(object as u64))).collect(),
-            agents: (0..agents).map(|agent| format!("waf-proxy-{agent:04}")).collect(),
-        }
-    }
-}
-
 /// A bijective mix (SplitMix64's finaliser), standing for the keyed hash of the pump.
 fn mixed(number: u64) -> u64 {
     let number = (number.wrapping_add(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     number ^ (number >> 31)
-}
-
-/// The generator of `java.util.Random`, as its documentation gives it, so that the workload is the one of the Kafka benchmarks.
-struct JavaRandom(i64);
-
-impl JavaRandom {
-    fn new(seed: i64) -> Self {
-        Self((seed ^ 0x5_DEEC_E66D) & ((1 << 48) - 1))
-    }
-
-    fn next(&mut self, bits: u32) -> i32 {
-        self.0 = (self.0.wrapping_mul(0x5_DEEC_E66D).wrapping_add(0xB)) & ((1 << 48) - 1);
-        (self.0 >> (48 - bits)) as i32
-    }
-
-    fn next_int(&mut self, bound: i32) -> i32 {
-        if bound & (bound - 1) == 0 {
-            return ((i64::from(bound) * i64::from(self.next(31))) >> 31) as i32;
-        }
-        loop {
-            let bits = self.next(31);
-            let value = bits % bound;
-            if bits.wrapping_sub(value).wrapping_add(bound - 1) >= 0 {
-                return value;
-            }
-        }
-    }
-
-    fn next_double(&mut self) -> f64 {
-        ((i64::from(self.next(26)) << 27) + i64::from(self.next(27))) as f64 / (1_u64 << 53) as f64
-    }
 }
 
 fn resident_bytes() -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  events ─▶ reports (index) ─┬─▶ [reports]  ─(rules over reports: reduce)─┐
-//!                             └─▶ [tally] ─▶ count_total ─▶ verdict ───────┴─▶ publish ─▶ [published] ─▶ [summary]
+//!                             └─▶ [tally] ─▶ count_total ─▶ verdict ───────┴─▶ publish ─▶ [known] [published] [summary]
 //!  overrides, purges, ticks ───────────────────────────────────────────────────▲    └─▶ changes, rows
 //!                                                                    [x]: an arrangement that questions read
 //! ```
@@ -44,15 +44,16 @@ pub use crate::reports::Counts;
 use crate::{
     names::{Names, ObjectId},
     plan::Plan,
-    publish::{Control, Entry, Outbox, Shared, TallyTrace, life::Act, publish},
+    publish::{Control, Outbox, Settled, Shared, TallyTrace, life::Act, part, publish},
     reports::{Claim, Context, ReportDiff, Reports, Said, Subject, TallyDiff},
     rule::decide::Rules,
     tally::Tally,
     verdict::{self, ReportsTrace},
-    vocabulary::{Change, Event, Name, Partition, Row, RowValue, Run, Seq},
+    vocabulary::{Change, Event, Name, Partition, Published, Row, RowValue, Run, Seq},
 };
 
-type PublishedTrace = TraceAgent<ValSpine<(Name, Partition), Entry, Seq, i32>>;
+type KnownTrace = TraceAgent<ValSpine<(Name, Partition), ObjectId, Seq, i32>>;
+type PublishedTrace = TraceAgent<ValSpine<ObjectId, Arc<Published>, Seq, i32>>;
 type SummaryTrace = TraceAgent<KeySpine<Option<Name>, Seq, i32>>;
 type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;
 
@@ -91,6 +92,7 @@ struct Inputs {
 struct Traces {
     reports: ReportsTrace,
     tallies: TallyTrace,
+    known: KnownTrace,
     published: PublishedTrace,
     summary: SummaryTrace,
 }
@@ -351,6 +353,7 @@ impl Traces {
         }
         compact(&mut self.reports, last, end);
         compact(&mut self.tallies, last, end);
+        compact(&mut self.known, last, end);
         compact(&mut self.published, last, end);
         compact(&mut self.summary, last, end);
     }
@@ -377,16 +380,21 @@ fn build(
             decisions = decisions.concat(verdict::over_reports(reports, rules.clone(), names.clone()));
         }
         let shared = Shared { rules: rules.clone(), names: names.clone(), outbox: outbox.clone(), tallies: tally_trace.clone() };
-        let published = publish(decisions, control, shared);
-        let by_state = published.clone().map(|(_, (_, row))| (row.state.clone(), ())).inner;
+        let settled = publish(decisions, control, shared);
+        let known = part(settled.clone(), |settled: &Settled| &settled.known);
+        let published = part(settled.clone(), |settled: &Settled| &settled.published);
+        let by_state = part(settled, |settled: &Settled| &settled.by_state);
+        let known = arrange_core::<_, _, _, ValSpine<(Name, Partition), ObjectId, Seq, i32>>(known, Pipeline, "Known", ValBatcher::new);
         let published =
-            arrange_core::<_, _, _, ValSpine<(Name, Partition), Entry, Seq, i32>>(published.inner, Pipeline, "Published", ValBatcher::new);
+            arrange_core::<_, _, _, ValSpine<ObjectId, Arc<Published>, Seq, i32>>(published, Pipeline, "Published", ValBatcher::new);
         let summary = arrange_core::<_, _, _, KeySpine<Option<Name>, Seq, i32>>(by_state, Pipeline, "Summary", KeyBatcher::new);
+        known.stream.probe_with(&probe);
         published.stream.probe_with(&probe);
         summary.stream.probe_with(&probe);
         let inputs =
             Inputs { reports: reports_input, tallies: tally_input, control: control_input, waiting_control: Vec::with_capacity(FEED_MAX) };
-        let traces = Traces { reports: reports_trace, tallies: tally_trace, published: published.trace, summary: summary.trace };
+        let (known, published, summary) = (known.trace, published.trace, summary.trace);
+        let traces = Traces { reports: reports_trace, tallies: tally_trace, known, published, summary };
         (inputs, traces, probe)
     })
 }

@@ -1,7 +1,7 @@
 //! publish: from decisions and control events to changes and to what is published. One operator holds every object's life.
 //!
 //! Takes decisions and control events in seq order, only those below the closed epoch's end, so a change depends on nothing but the
-//! object's events. Emits one difference per object and epoch to the arrangement `published` (readers stand at ends of epochs), and every
+//! object's events. Emits one difference per object and epoch to the arrangements behind it (readers stand at ends of epochs), and every
 //! change, whatever happened within the epoch, to the outbox.
 //!
 //! Assumes that an object is introduced before anything happens to it, and that runs cover all seqs.
@@ -11,11 +11,11 @@ pub(crate) mod life;
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use differential_dataflow::{
-    AsCollection, VecCollection,
     difference::Semigroup,
     operators::arrange::TraceAgent,
     trace::{Cursor, TraceReader, cursor::cursor_list, implementations::KeySpine},
 };
+use hashbrown::HashMap;
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{Stream, channels::pact::Pipeline, operators::Operator},
@@ -35,10 +35,16 @@ use life::{Act, Life, Lives, Step};
 
 /// The arrangement of tallies.
 pub(crate) type TallyTrace = TraceAgent<KeySpine<ObjectId, Seq, Tally>>;
-/// A published row, and where to find the object's tally and reports.
-pub(crate) type Entry = (ObjectId, Arc<Published>);
-/// The collection `published`.
-pub(crate) type PublishedCollection<'a> = VecCollection<'a, Seq, ((Name, Partition), Entry), i32>;
+/// What an epoch left, as differences at its last seq. One value for each epoch, shared by the arrangements that take their part of it.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// What is published of each known object, by id: moving a row compares and copies no name.
+    pub(crate) published: Vec<((ObjectId, Arc<Published>), Seq, i32)>,
+    /// Known objects in their order. Changes only where objects come and go.
+    pub(crate) known: Vec<(((Name, Partition), ObjectId), Seq, i32)>,
+    /// Known objects by state.
+    pub(crate) by_state: Vec<((Option<Name>, ()), Seq, i32)>,
+}
 
 /// What publish is told besides decisions.
 #[derive(Clone, Debug)]
@@ -79,33 +85,45 @@ pub(crate) fn publish<'a>(
     decisions: Decisions<'a>,
     control: Stream<'a, Seq, Vec<(Seq, Control)>>,
     shared: Shared,
-) -> PublishedCollection<'a> {
+) -> Stream<'a, Seq, Vec<Rc<Settled>>> {
     let mut publisher = Publisher::new(shared);
     let mut waiting: Vec<Item> = Vec::new();
     let mut held = Antichain::new();
-    decisions
-        .binary_frontier::<_, CapacityContainerBuilder<_>, _, _, _, _>(control, Pipeline, Pipeline, "Publish", move |_, _| {
-            move |(decisions, decided_to), (control, controlled_to), output| {
-                decisions.for_each(|capability, data| {
-                    capability.retain_stamp(0).iter().for_each(|capability| _ = held.insert(capability.clone()));
-                    waiting.extend(data.drain(..).map(|(object, seq, update)| Item::decision(object, seq, update)));
-                });
-                control.for_each(|capability, data| {
-                    capability.retain_stamp(0).iter().for_each(|capability| _ = held.insert(capability.clone()));
-                    waiting.extend(data.drain(..).map(|(seq, control)| Item::control(seq, control)));
-                });
-                let closed_to = decided_to.frontier().iter().chain(controlled_to.frontier().iter()).min().copied();
-                let is_closed = |seq: Seq| closed_to.is_none_or(|end| seq < end);
-                let Some(capability) = held.elements().first().filter(|capability| is_closed(*capability.time())) else { return };
-                let end = closed_to.unwrap_or_else(|| capability.time() + 1);
-                let ready: Vec<_> = waiting.extract_if(.., |item| is_closed(item.seq)).collect();
-                let differences = publisher.epoch(ready, end);
-                output.session(capability).give_iterator(differences.into_iter());
-                let later = (!waiting.is_empty()).then(|| capability.delayed(&end));
-                held = later.into_iter().collect();
-            }
-        })
-        .as_collection()
+    decisions.binary_frontier::<_, CapacityContainerBuilder<_>, _, _, _, _>(control, Pipeline, Pipeline, "Publish", move |_, _| {
+        move |(decisions, decided_to), (control, controlled_to), output| {
+            decisions.for_each(|capability, data| {
+                capability.retain_stamp(0).iter().for_each(|capability| _ = held.insert(capability.clone()));
+                waiting.extend(data.drain(..).map(|(object, seq, update)| Item::decision(object, seq, update)));
+            });
+            control.for_each(|capability, data| {
+                capability.retain_stamp(0).iter().for_each(|capability| _ = held.insert(capability.clone()));
+                waiting.extend(data.drain(..).map(|(seq, control)| Item::control(seq, control)));
+            });
+            let closed_to = decided_to.frontier().iter().chain(controlled_to.frontier().iter()).min().copied();
+            let is_closed = |seq: Seq| closed_to.is_none_or(|end| seq < end);
+            let Some(capability) = held.elements().first().filter(|capability| is_closed(*capability.time())) else { return };
+            let end = closed_to.unwrap_or_else(|| capability.time() + 1);
+            let ready: Vec<_> = waiting.extract_if(.., |item| is_closed(item.seq)).collect();
+            output.session(capability).give(Rc::new(publisher.epoch(ready, end)));
+            let later = (!waiting.is_empty()).then(|| capability.delayed(&end));
+            held = later.into_iter().collect();
+        }
+    })
+}
+
+/// The part of what was settled that an arrangement takes.
+pub(crate) fn part<'a, D: Clone + 'static>(
+    settled: Stream<'a, Seq, Vec<Rc<Settled>>>,
+    part: impl Fn(&Settled) -> &[D] + 'static,
+) -> Stream<'a, Seq, Vec<D>> {
+    settled.unary::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Part", move |_, _| {
+        move |input, output| {
+            input.for_each(|capability, data| {
+                let mut session = output.session(&capability);
+                data.iter().for_each(|settled| session.give_iterator(part(settled).iter().cloned()));
+            });
+        }
+    })
 }
 
 /// One thing that happened, in the order in which things of one seq are taken up.
@@ -222,8 +240,8 @@ impl Publisher {
         Self { shared, lives: Lives::default(), due: DueIndex::default(), runs: Vec::new(), touched: Vec::new() }
     }
 
-    /// Takes up everything of one epoch; returns the differences of `published`.
-    fn epoch(&mut self, items: Vec<Item>, end: Seq) -> Vec<(((Name, Partition), Entry), Seq, i32)> {
+    /// Takes up everything of one epoch.
+    fn epoch(&mut self, items: Vec<Item>, end: Seq) -> Settled {
         let mut agenda = Agenda::new(items);
         while let Some(item) = agenda.next() {
             match item.what {
@@ -340,19 +358,26 @@ impl Publisher {
         self.runs[after.checked_sub(1).expect("runs cover all seqs")].at(seq)
     }
 
-    /// Ends the epoch: differences of `published` as of its last seq, rows, and objects known no more.
-    fn settle(&mut self, last: Seq) -> Vec<(((Name, Partition), Entry), Seq, i32)> {
-        let mut differences = Vec::new();
+    /// Ends the epoch: differences as of its last seq, rows, and objects known no more.
+    fn settle(&mut self, last: Seq) -> Settled {
+        let mut settled = Settled::default();
+        let mut states: HashMap<Option<Name>, i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();
         for Touched { object, arranged, stored } in self.touched.drain(..) {
             let life = self.lives.get_mut(object);
             let after = &life.row;
+            let is_stored = *after == stored;
             if *after != arranged {
-                let key = (life.name.clone(), life.partition);
-                differences.extend(arranged.map(|row| ((key.clone(), (object, row)), last, -1)));
-                differences.extend(after.clone().map(|row| ((key, (object, row)), last, 1)));
+                let known = i32::from(after.is_some()) - i32::from(arranged.is_some());
+                if known != 0 {
+                    settled.known.push((((life.name.clone(), life.partition), object), last, known));
+                }
+                for (row, diff) in arranged.into_iter().map(|row| (row, -1)).chain(after.clone().map(|row| (row, 1))) {
+                    *states.entry_ref(&row.state).or_default() += diff;
+                    settled.published.push(((object, row), last, diff));
+                }
             }
-            if *after != stored {
+            if !is_stored {
                 let place = object_hash(life.partition, &life.name);
                 let hash = |row: &Option<Arc<Published>>| row.as_ref().map_or(0, |row| object_row_hash(place, row));
                 let delta = hash(after).wrapping_sub(hash(&stored));
@@ -363,7 +388,8 @@ impl Publisher {
                 outbox.gone.push((last, object));
             }
         }
-        differences
+        settled.by_state = states.into_iter().map(|(state, diff)| ((state, ()), last, diff)).collect();
+        settled
     }
 }
 

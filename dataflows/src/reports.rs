@@ -10,7 +10,7 @@
 
 mod object;
 
-use hashbrown::{HashSet, HashTable};
+use hashbrown::{HashMap, HashTable};
 
 use object::Slot;
 pub(crate) use object::{Claim, Object};
@@ -40,10 +40,8 @@ pub(crate) struct Reports {
     gone: Vec<(Seq, ObjectId)>,
     /// Reports changed since the epoch began, with what they were before their first change in it.
     dirty: Vec<Dirty>,
-    /// Reports withdrawn in the epoch: if they come back in it, they are noted already.
-    withdrawn: HashSet<(ObjectId, AgentId)>,
-    /// Counts epochs, to tell which slots are noted in this one.
-    epoch: u32,
+    /// Reports withdrawn in the epoch and where they are noted, should they come back in it.
+    withdrawn: HashMap<(ObjectId, AgentId), u32>,
     pub(crate) report_diffs: Vec<ReportDiff>,
     pub(crate) tally_diffs: Vec<TallyDiff>,
     pub(crate) counts: Counts,
@@ -80,6 +78,7 @@ struct Dirty {
     object: ObjectId,
     agent: AgentId,
     before: Option<Claim>,
+    after: Option<Claim>,
 }
 
 /// The object an event is about.
@@ -223,35 +222,37 @@ impl Reports {
         ids.iter().for_each(|id| self.withdraw_all(*id, Note::None, context));
         let Self { dirty, objects, .. } = self;
         let is_other = |id: ObjectId| objects[id as usize].as_ref().is_none_or(|object| object.partition != partition);
-        dirty.retain(|dirty| is_other(dirty.object));
+        dirty.iter_mut().filter(|dirty| !is_other(dirty.object)).for_each(|dirty| dirty.after = dirty.before); // no row
         ids
     }
 
     /// Puts an agent's claim in the place of the one it had, if any, and notes the differences.
     fn replace(&mut self, id: ObjectId, Put { agent, claim, note }: Put, context: &mut Context<'_>) {
-        let epoch = self.epoch;
         let Context { rules, names, seq, .. } = context;
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let set = &rules.sets[object.set];
         let newest_before = object.newest_state();
-        let noted = if note == Note::Row { epoch } else { epoch.wrapping_sub(1) };
-        let slot = object.put(agent, claim.map(|claim| Slot { claim, noted }), set);
+        let slot = object.put(agent, claim.map(|claim| Slot { claim, noted: Slot::NOT_NOTED }), set);
         let before = slot.map(|slot| slot.claim);
-        if note == Note::Row {
-            let is_noted = slot.map_or_else(|| self.withdrawn.contains(&(id, agent)), |slot| slot.noted == epoch);
-            if !is_noted {
-                self.dirty.push(Dirty { object: id, agent, before });
-            }
-            if claim.is_none() {
-                self.withdrawn.insert((id, agent));
-            }
-        }
         if let Some(before) = before {
             self.report_diffs.push(((id, before), *seq, -1));
             names.states.release(before.state, *seq);
         }
         if let Some(claim) = claim {
             self.report_diffs.push(((id, claim), *seq, 1));
+        }
+        if note == Note::Row {
+            let noted = slot.map(|slot| slot.noted).or_else(|| self.withdrawn.get(&(id, agent)).copied());
+            let at = noted.filter(|at| self.dirty.get(*at as usize).is_some_and(|dirty| (dirty.object, dirty.agent) == (id, agent)));
+            let at = at.unwrap_or_else(|| {
+                self.dirty.push(Dirty { object: id, agent, before, after: None });
+                self.dirty.len() as u32 - 1
+            });
+            self.dirty[at as usize].after = claim;
+            match claim {
+                Some(_) => object.note(agent, at),
+                None => _ = self.withdrawn.insert((id, agent), at),
+            }
         }
         match (before, claim) {
             (None, Some(_)) => names.agents.hold(agent),
@@ -276,12 +277,11 @@ impl Reports {
         let mut order: Vec<(ObjectId, u32)> = dirty.iter().zip(0..).map(|(dirty, at)| (dirty.object, at)).collect();
         order.sort_unstable();
         for (id, at) in order {
-            let Dirty { agent, before, .. } = dirty[at as usize];
-            let object = self.object(id);
-            let after = object.find(agent).ok().map(|at| object.agents[at].claim);
+            let Dirty { agent, before, after, .. } = dirty[at as usize];
             if before == after {
                 continue;
             }
+            let object = self.object(id);
             let hash = |claim: Claim| claim_hash(object.digest, names.agents.digest(agent), &claim.words(names));
             let delta = after.map_or(0, hash).wrapping_sub(before.map_or(0, hash));
             let value = RowValue::Report(names.agents.name(agent).clone(), after.map(|claim| claim.report(names)));
@@ -290,7 +290,6 @@ impl Reports {
         dirty.clear();
         self.dirty = dirty; // keeps its room
         self.withdrawn.clear();
-        self.epoch = self.epoch.wrapping_add(1);
     }
 
     /// Publish forgot these objects, each at its seq; their ids are free once that is committed, unless something happened since.

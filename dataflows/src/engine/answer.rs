@@ -10,7 +10,7 @@ use differential_dataflow::{
 };
 use timely::progress::frontier::Antichain;
 
-use super::{Engine, PublishedTrace};
+use super::{Engine, KnownTrace, PublishedTrace};
 use crate::{
     names::ObjectId,
     plan::{OnEmpty, OnNone},
@@ -63,13 +63,14 @@ impl Engine {
         };
         let matches = |row: &Published| query.state.as_ref().is_none_or(|state| row.state.as_deref() == state.as_deref());
         let mut found = Vec::new();
-        scan(&mut self.traces.published, self.committed, &from, |key, (id, row)| {
+        let mut published = Rows::open(&mut self.traces.published, self.committed);
+        scan(&mut self.traces.known, self.committed, &from, |key, id| {
             let is_after = query.after.as_ref().is_none_or(|after| key > after);
             if !key.0.starts_with(query.prefix.as_str()) || found.len() >= query.limit {
                 return false;
             }
-            if is_after && matches(row) {
-                found.push((*id, key.clone(), row.clone()));
+            if is_after && let Some(row) = published.of(id).filter(|row| matches(row)) {
+                found.push((id, key.clone(), row));
             }
             true
         });
@@ -95,13 +96,12 @@ impl Engine {
     fn entry(&mut self, partition: Partition, name: &str) -> Option<(ObjectId, Arc<Published>)> {
         let key: (Name, Partition) = (name.into(), partition);
         let mut found = None;
-        scan(&mut self.traces.published, self.committed, &key, |at, (id, row)| {
-            if *at == key {
-                found = Some((*id, row.clone()));
-            }
+        scan(&mut self.traces.known, self.committed, &key, |at, id| {
+            found = (*at == key).then_some(id);
             false
         });
-        found
+        let row = Rows::open(&mut self.traces.published, self.committed).of(found?)?;
+        Some((found?, row))
     }
 
     fn view(&mut self, id: ObjectId, object: Name, partition: Partition, published: Arc<Published>) -> ObjectView {
@@ -181,25 +181,50 @@ fn open<Tr: TraceReader<Time = Seq, Batch: differential_dataflow::trace::Navigab
     cursor_list(trace.batches_through(Antichain::new().borrow()).expect("all batches can be had"))
 }
 
-/// Hands every row at or after `from`, as of `last`, to `each`, until it says no.
-fn scan(
-    trace: &mut PublishedTrace,
-    last: Seq,
-    from: &(Name, Partition),
-    mut each: impl FnMut(&(Name, Partition), &(ObjectId, Arc<Published>)) -> bool,
-) {
+/// Hands every known object at or after `from`, as of `last`, to `each`, until it says no.
+fn scan(trace: &mut KnownTrace, last: Seq, from: &(Name, Partition), mut each: impl FnMut(&(Name, Partition), ObjectId) -> bool) {
     let (mut cursor, storage) = open(trace);
     cursor.seek_key(&storage, from);
     while let Some(key) = cursor.get_key(&storage) {
-        while let Some(value) = cursor.get_val(&storage) {
+        while let Some(id) = cursor.get_val(&storage) {
             let mut count = 0;
             cursor.map_times(&storage, |seq, diff| count += if *seq <= last { *diff } else { 0 });
-            if count > 0 && !each(key, value) {
+            if count > 0 && !each(key, *id) {
                 return;
             }
             cursor.step_val(&storage);
         }
         cursor.step_key(&storage);
+    }
+}
+
+/// What is published, by id, as of `last`.
+struct Rows {
+    opened: Opened<PublishedTrace>,
+    last: Seq,
+}
+
+impl Rows {
+    fn open(trace: &mut PublishedTrace, last: Seq) -> Self {
+        Self { opened: open(trace), last }
+    }
+
+    fn of(&mut self, object: ObjectId) -> Option<Arc<Published>> {
+        let (cursor, storage) = &mut self.opened;
+        cursor.rewind_keys(storage);
+        cursor.seek_key(storage, &object);
+        if cursor.get_key(storage) != Some(&object) {
+            return None;
+        }
+        while let Some(row) = cursor.get_val(storage) {
+            let mut count = 0;
+            cursor.map_times(storage, |seq, diff| count += if *seq <= self.last { *diff } else { 0 });
+            if count > 0 {
+                return Some(row.clone());
+            }
+            cursor.step_val(storage);
+        }
+        None
     }
 }
 

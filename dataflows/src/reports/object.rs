@@ -38,8 +38,12 @@ impl Claim {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot {
     pub(crate) claim: Claim,
-    /// The epoch in which it was noted as changed last.
+    /// Where it is noted as changed in this epoch, if that place is still its own.
     pub(crate) noted: u32,
+}
+
+impl Slot {
+    pub(crate) const NOT_NOTED: u32 = u32::MAX;
 }
 
 /// A known object.
@@ -96,6 +100,13 @@ impl Object {
             self.follow_newest(agent, slot.map(|slot| slot.claim), set);
         }
         before
+    }
+
+    /// Remembers where the agent's change is noted.
+    pub(crate) fn note(&mut self, agent: AgentId, at: u32) {
+        if let Ok(place) = self.find(agent) {
+            self.agents[place].noted = at;
+        }
     }
 
     fn follow_newest(&mut self, agent: AgentId, claim: Option<Claim>, set: &Set) {
