@@ -220,9 +220,12 @@ impl Reports {
             |(id, object): (usize, &Option<Object>)| object.as_ref().filter(|object| object.partition == partition).map(|_| id as ObjectId);
         let ids: Vec<_> = self.objects.iter().enumerate().filter_map(mine).collect();
         ids.iter().for_each(|id| self.withdraw_all(*id, Note::None, context));
-        let Self { dirty, objects, .. } = self;
-        let is_other = |id: ObjectId| objects[id as usize].as_ref().is_none_or(|object| object.partition != partition);
-        dirty.iter_mut().filter(|dirty| !is_other(dirty.object)).for_each(|dirty| dirty.after = dirty.before); // no row
+        let Self { dirty, withdrawn, objects, .. } = self;
+        let is_mine = |id: ObjectId| objects[id as usize].as_ref().is_some_and(|object| object.partition == partition);
+        withdrawn.retain(|(id, _), _| !is_mine(*id));
+        for dirty in dirty.iter_mut().filter(|dirty| is_mine(dirty.object)) {
+            *dirty = Dirty { agent: AgentId::MAX, before: None, after: None, ..*dirty }; // no row, and nobody's place any more
+        }
         ids
     }
 
