@@ -57,6 +57,17 @@ impl Reference {
         ends.iter().filter_map(|(object, _)| self.step((moment, 0), object, Cause::Override, |_, held| held.mask = None)).collect()
     }
 
+    /// The house starts again under another plan. What that comes to shows at each object's next event, or when it is compared.
+    pub fn replan(&mut self, plan: &Plan) {
+        self.plan = plan.clone();
+    }
+
+    /// A partition is restored: what its published states come to under today's plan. As [`Reference::tick`], by object name, `seq` 0.
+    pub fn compare(&mut self, moment: Moment) -> Vec<Change> {
+        let mine: Vec<Key> = self.objects.keys().filter(|key| key.1 == moment.partition).cloned().collect();
+        mine.iter().filter_map(|(object, _)| self.step((moment, 0), object, Cause::Rule, |_, _| {})).collect()
+    }
+
     /// One record's event. At most one change.
     pub fn apply(&mut self, moment: Moment, seq: Seq, object: &str, event: Event<'_>) -> Vec<Change> {
         if self.is_late(moment.partition, object, event) {

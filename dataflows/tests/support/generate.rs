@@ -33,10 +33,12 @@ pub(crate) enum Act {
     Commit(usize),
     /// Everything that can be asked is asked.
     Read,
-    /// What is not committed is lost; so many workers take over.
-    Crash(usize),
+    /// What is not committed is lost; so many workers take over, perhaps with other rules.
+    Crash(usize, Option<Vec<RuleSet>>),
     /// The partition goes to another owner, and comes back.
     GiveUp(Partition),
+    /// The partition goes without notice, and with it what is open of it; it comes back as the above.
+    Lose(Partition),
 }
 
 const STATES: [&str; 7] = ["s0", "s1", "s2", "s3", "s4", "s5", "zürich"];
@@ -78,7 +80,8 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (1..4_usize).prop_map(Act::Commit),
         3 => Just(Act::Read),
         1 => partition().prop_map(Act::Sweep),
-        1 => (1..=3_usize).prop_map(Act::Crash),
+        1 => (1..=3_usize, option::weighted(0.4, sets())).prop_map(|(workers, sets)| Act::Crash(workers, sets)),
+        1 => partition().prop_map(Act::Lose),
         1 => partition().prop_map(Act::GiveUp),
     ]
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod generate;
+pub(crate) mod known;
 pub(crate) mod store;
 pub(crate) mod world;
 
@@ -53,11 +54,32 @@ impl Step {
     }
 }
 
-/// A run and its records, object and event; a run of ticks has none.
+/// A run, and what happens in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Fed {
     pub(crate) run: Run,
-    pub(crate) records: Vec<(String, Told)>,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    /// A record at every seq: object and event.
+    Records(Vec<(String, Told)>),
+    Ticks,
+    /// The partition is restored, and compared with what the rules make of it.
+    Compared,
+}
+
+impl Fed {
+    /// The steps that this was.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        let partition = self.run.partition;
+        match &self.what {
+            What::Records(records) => records.iter().map(|(object, told)| Step::Record(partition, object.clone(), told.clone())).collect(),
+            What::Ticks => vec![Step::Ticks(partition, self.run.count)],
+            What::Compared => Vec::new(),
+        }
+    }
 }
 
 /// Numbers steps: seq over all partitions; event, clock and offset in each.
@@ -73,6 +95,8 @@ struct Place {
     clock_ms: Millis,
     offset: Offset,
 }
+
+const PLACE_START: Place = Place { event: 1, clock_ms: CLOCK_START_MS, offset: 0 };
 
 impl Pump {
     pub(crate) fn new(next: Seq) -> Self {
@@ -101,21 +125,38 @@ impl Pump {
         self.places.get(&partition).map_or(CLOCK_START_MS, |place| place.clock_ms)
     }
 
-    /// A seq of the partition at which its clock stands still and no event is counted.
-    pub(crate) fn still(&mut self, partition: Partition) -> Run {
-        let place = self.places.get(&partition).copied().unwrap_or(Place { event: 1, clock_ms: CLOCK_START_MS, offset: 0 });
+    /// A seq for something that is no event of the source: at the clock, with the next event's number, which it doesn't use up.
+    pub(crate) fn aside(&mut self, partition: Partition) -> Run {
+        let place = self.places.get(&partition).copied().unwrap_or(PLACE_START);
         self.next += 1;
-        Run { first: self.next - 1, count: 1, partition, event: place.event - 1, clock_ms: place.clock_ms, offset: None }
+        Run { first: self.next - 1, count: 1, partition, event: place.event, clock_ms: place.clock_ms, offset: None }
+    }
+
+    /// A seq with an event number of its own, for the comparison after a restore; a partition without events keeps its first number.
+    pub(crate) fn compared(&mut self, partition: Partition) -> Fed {
+        let run = self.aside(partition);
+        if let Some(place) = self.places.get_mut(&partition) {
+            place.event += 1;
+        }
+        Fed { run, what: What::Compared }
+    }
+
+    /// The partition stands where it stood in `other`.
+    pub(crate) fn rewind(&mut self, partition: Partition, other: &Self) {
+        match other.places.get(&partition) {
+            Some(place) => _ = self.places.insert(partition, *place),
+            None => _ = self.places.remove(&partition),
+        }
     }
 
     fn ticks(&mut self, partition: Partition, count: u64) -> Option<Fed> {
-        let place = self.places.entry(partition).or_insert(Place { event: 1, clock_ms: CLOCK_START_MS, offset: 0 });
+        let place = self.places.entry(partition).or_insert(PLACE_START);
         let (event, clock_ms) = (place.event, place.clock_ms + TICK_MS);
         place.event += count;
         place.clock_ms += count as Millis * TICK_MS;
         let run = Run { first: self.next, count, partition, event, clock_ms, offset: None };
         self.next += count;
-        (count > 0).then_some(Fed { run, records: Vec::new() })
+        (count > 0).then_some(Fed { run, what: What::Ticks })
     }
 
     fn record(&mut self, fed: &mut Vec<Fed>, partition: Partition, record: (String, Told)) {
@@ -123,13 +164,13 @@ impl Pump {
         let Place { event, clock_ms, offset } = *place;
         (place.event, place.offset, self.next) = (event + 1, offset + 1, self.next + 1);
         match fed.last_mut() {
-            Some(Fed { run, records }) if run.partition == partition && run.offset.is_some() => {
+            Some(Fed { run, what: What::Records(records) }) if run.partition == partition => {
                 run.count += 1;
                 records.push(record);
             }
             _ => {
                 let run = Run { first: self.next - 1, count: 1, partition, event, clock_ms, offset: Some(offset) };
-                fed.push(Fed { run, records: vec![record] });
+                fed.push(Fed { run, what: What::Records(vec![record]) });
             }
         }
     }
@@ -138,12 +179,13 @@ impl Pump {
 /// Feeds the reference; its changes carry the seqs of the runs.
 pub(crate) fn tell(reference: &mut Reference, fed: &[Fed]) -> Vec<Change> {
     let mut changes = Vec::new();
-    for Fed { run, records } in fed {
+    for Fed { run, what } in fed {
         for seq in run.first..run.end() {
             let moment = run.at(seq);
-            let caused = match run.offset {
-                None => reference.tick(run.partition, moment.event, moment.clock_ms),
-                Some(_) => {
+            let caused = match what {
+                What::Ticks => reference.tick(run.partition, moment.event, moment.clock_ms),
+                What::Compared => reference.compare(moment),
+                What::Records(records) => {
                     let (object, told) = &records[(seq - run.first) as usize];
                     reference.apply(moment, seq, object, told.event())
                 }

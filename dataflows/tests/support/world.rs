@@ -1,7 +1,7 @@
 //! The workers of a house: engines that each see every run and the events of their own objects.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use statehouse_dataflows::{
     vocabulary::{Change, Name, Partition, Row, Run, Seq},
 };
 
-use super::{Fed, Pump};
+use super::{Fed, Pump, What};
 
 pub(crate) struct World {
     engines: Vec<Engine>,
@@ -30,17 +30,32 @@ pub(crate) struct Left {
     pub(crate) late: u64,
 }
 
+impl Left {
+    /// Nothing of these partitions counts.
+    pub(crate) fn drop_partitions(&mut self, lost: &BTreeSet<Partition>) {
+        self.changes.retain(|change| !lost.contains(&change.partition));
+        self.rows.retain(|row| !lost.contains(&row.partition));
+        self.digests.retain(|(partition, _)| !lost.contains(partition));
+    }
+}
+
 impl World {
     pub(crate) fn new(plan: &Arc<Plan>, workers: usize, mask: u64) -> Self {
         Self { engines: (0..workers).map(|_| Engine::new(plan.clone())).collect(), mask }
     }
 
     pub(crate) fn feed(&mut self, fed: &[Fed]) {
-        for Fed { run, records } in fed {
+        for Fed { run, what } in fed {
             self.run(*run);
-            for (seq, (object, told)) in (run.first..).zip(records) {
-                let (hash, engine) = self.route(run.partition, object);
-                engine.apply(seq, object, hash, told.event());
+            match what {
+                What::Ticks => {}
+                What::Compared => self.engines.iter_mut().for_each(|engine| engine.restored(run.first, run.partition)),
+                What::Records(records) => {
+                    for (seq, (object, told)) in (run.first..).zip(records) {
+                        let (hash, engine) = self.route(run.partition, object);
+                        engine.apply(seq, object, hash, told.event());
+                    }
+                }
             }
         }
     }
@@ -64,31 +79,32 @@ impl World {
         self.engines.iter_mut().for_each(|engine| engine.committed(last));
     }
 
-    /// Gives the rows of a partition back, an object at a time, up to three at a seq.
+    /// Gives the rows of a partition back, by object, up to three objects at a seq.
     pub(crate) fn restore(&mut self, pump: &mut Pump, partition: Partition, objects: &[Vec<Row>]) {
         for batch in objects.chunks(3) {
-            let run = pump.still(partition);
+            let run = pump.aside(partition);
             self.run(run);
             for rows in batch {
                 let (hash, engine) = self.route(partition, &rows[0].object);
                 engine.restore(run.first, hash, rows);
             }
         }
-        let run = pump.still(partition);
-        self.run(run);
-        self.engines.iter_mut().for_each(|engine| engine.restored(run.first, partition));
     }
 
     pub(crate) fn give_up(&mut self, pump: &mut Pump, partition: Partition) {
-        let run = pump.still(partition);
+        let run = pump.aside(partition);
         self.run(run);
         self.engines.iter_mut().for_each(|engine| engine.give_up(run.first, partition));
     }
 
     pub(crate) fn drain(&mut self, pump: &mut Pump, what: Arrangement) {
-        let run = pump.still(0);
+        let run = pump.aside(0);
         self.run(run);
         self.engines.iter_mut().for_each(|engine| engine.drain(what, run.first));
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.engines.len()
     }
 
     /// How many objects, agents and states have ids now.
