@@ -1,10 +1,8 @@
 //! Where the house stands, for everyone to watch: the [`Note`]s of pump and commit, folded into one [`Standing`].
 
-use std::{
-    collections::btree_map::Entry,
-    sync::{Mutex, MutexGuard},
-};
+use std::sync::{Mutex, MutexGuard};
 
+use statehouse_dataflows::vocabulary::Millis;
 use tokio::sync::watch;
 
 use crate::{
@@ -22,7 +20,10 @@ pub struct Board {
 /// What is wrong, by who said so.
 #[derive(Debug, Default)]
 struct Troubles {
-    commit: Option<String>,
+    /// Commits fail, since then.
+    commit: Option<(Millis, String)>,
+    /// The consumer group was lost, since then.
+    group: Option<(Millis, String)>,
     clock: Option<String>,
 }
 
@@ -43,11 +44,11 @@ impl Board {
     pub fn apply(&self, note: &Note) {
         let mut troubles = self.troubles();
         self.standing.send_if_modified(|standing| {
-            let changed = troubles.fold(note, standing);
-            let trouble = troubles.sentence();
-            let retold = standing.trouble != trouble;
-            standing.trouble = trouble;
-            changed || retold
+            let before = standing.clone();
+            troubles.fold(note, standing);
+            standing.stale_since_ms = troubles.stale_since_ms(standing);
+            standing.trouble = troubles.sentence();
+            *standing != before
         });
     }
 
@@ -57,37 +58,34 @@ impl Board {
 }
 
 impl Troubles {
-    /// Whether the note changed anything but the trouble's sentence.
-    fn fold(&mut self, note: &Note, standing: &mut Standing) -> bool {
+    fn fold(&mut self, note: &Note, standing: &mut Standing) {
         match note {
-            Note::Restoring(partition) => {
-                standing.partitions.insert(*partition, PartitionStanding::Restoring) != Some(PartitionStanding::Restoring)
-            }
-            Note::Gone(partitions) => partitions.iter().filter(|partition| standing.partitions.remove(partition).is_some()).count() > 0,
+            Note::Restoring(partition) => _ = standing.partitions.insert(*partition, PartitionStanding::Restoring),
+            Note::Gone(partitions) => standing.partitions.retain(|partition, _| !partitions.contains(partition)),
             Note::Committed(live) => {
                 self.commit = None;
-                let was_stale = standing.stale_since_ms.take().is_some();
-                live.iter().fold(was_stale, |any, (partition, next_offset)| {
+                for (partition, next_offset) in live {
                     // Only partitions that are still ours: the pump may have said meanwhile that one is gone.
-                    let Entry::Occupied(mut entry) = standing.partitions.entry(*partition) else { return any };
-                    let now = PartitionStanding::Live { next_offset: *next_offset };
-                    entry.insert(now) != now || any
-                })
+                    let known = standing.partitions.entry(*partition);
+                    known.and_modify(|known| *known = PartitionStanding::Live { next_offset: *next_offset });
+                }
             }
-            Note::Stale { since_ms, trouble } => {
-                self.commit = Some(trouble.clone());
-                standing.stale_since_ms.replace(*since_ms) != Some(*since_ms)
-            }
-            Note::Clock(trouble) => {
-                self.clock.clone_from(trouble);
-                false
-            }
-            Note::Stopping => !std::mem::replace(&mut standing.stopping, true),
+            Note::Stale { since_ms, trouble } => self.commit = Some((*since_ms, trouble.clone())),
+            Note::Adrift(trouble) => self.group.clone_from(trouble),
+            Note::Clock(trouble) => self.clock.clone_from(trouble),
+            Note::Stopping => standing.stopping = true,
         }
     }
 
+    /// Without partitions there is nothing to be stale.
+    fn stale_since_ms(&self, standing: &Standing) -> Option<Millis> {
+        let since = [&self.commit, &self.group].into_iter().flatten().map(|(since_ms, _)| *since_ms).min();
+        since.filter(|_| !standing.partitions.is_empty())
+    }
+
     fn sentence(&self) -> Option<String> {
-        let all: Vec<_> = [&self.commit, &self.clock].into_iter().flatten().map(String::as_str).collect();
+        let stale = [&self.commit, &self.group].into_iter().flatten().map(|(_, trouble)| trouble.as_str());
+        let all: Vec<_> = stale.chain(self.clock.as_deref()).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 }
@@ -110,10 +108,15 @@ mod tests {
     #[test]
     fn troubles_of_commit_and_clock_stand_side_by_side() {
         let board = Board::default();
+        board.apply(&Note::Restoring(0));
         board.apply(&Note::Clock(Some("clock".into())));
+        board.apply(&Note::Adrift(Some((7, "group".into()))));
         board.apply(&Note::Stale { since_ms: 5, trouble: "commit".into() });
-        assert_eq!(board.watch().borrow().trouble.as_deref(), Some("commit; clock"));
+        let standing = board.watch().borrow().clone();
+        assert_eq!((standing.stale_since_ms, standing.trouble.as_deref()), (Some(5), Some("commit; group; clock")));
         board.apply(&Note::Committed(vec![]));
+        assert_eq!(board.watch().borrow().stale_since_ms, Some(7), "a commit of before the loss does not heal it");
+        board.apply(&Note::Adrift(None));
         let standing = board.watch().borrow().clone();
         assert_eq!((standing.stale_since_ms, standing.trouble.as_deref()), (None, Some("clock")));
     }

@@ -83,7 +83,7 @@ pub enum Polled {
     CaughtUp(Partition),
     /// The partition's fetches fail: it is not known to be caught up.
     Behind(Partition),
-    /// Partitions that are ours from now on. They wait for [`Source::begin`].
+    /// Partitions that are ours from now on; perhaps none: then it only says that we are in the group. They wait for [`Source::begin`].
     Assigned(Vec<Partition>),
     /// Partitions that are no longer ours. They wait for [`Source::release`].
     Revoked {

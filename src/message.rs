@@ -272,6 +272,8 @@ pub enum Note {
         /// Why, in a sentence.
         trouble: String,
     },
+    /// The consumer group was lost: answers stay at L. Since when, by the wall-clock, and why, in a sentence; none: it is joined again.
+    Adrift(Option<(Millis, String)>),
     /// What is wrong with the wall-clock, in a sentence; none: nothing.
     Clock(Option<String>),
     /// The house is shutting down.

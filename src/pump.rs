@@ -7,6 +7,7 @@
 //!
 //! At most one epoch is in flight (cut, and not yet resolved) while the next one fills. When that is full, reading waits.
 
+mod life;
 mod line;
 mod number;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests;
 mod wall;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     sync::Arc,
     time::Duration,
@@ -89,7 +90,14 @@ pub struct Pump {
     last_number: u64,
     last_transaction: Duration,
     held: bool,
+    /// The workers hold what was dropped here: it is asked at L until they begin anew.
+    dropped: bool,
+    /// The log recovers from a failed transaction.
     recovering: bool,
+    /// Partitions that were lost and are still asked at L.
+    ghosts: BTreeSet<Partition>,
+    /// Whether the group was joined since the last loss.
+    joined: bool,
     stopping: bool,
     left: bool,
     clock_trouble: bool,
@@ -128,7 +136,10 @@ impl Pump {
             last_number: 0,
             last_transaction: Duration::ZERO,
             held: false,
+            dropped: false,
             recovering: false,
+            ghosts: BTreeSet::new(),
+            joined: false,
             stopping: false,
             left: false,
             clock_trouble: false,
@@ -141,7 +152,7 @@ impl Pump {
     /// # Errors
     /// As [`Source::poll`].
     pub fn poll(&mut self, now: Now) -> Result<Polled, LogError> {
-        let hold = self.is_full() || !self.backlog.is_empty() || !self.releases.is_empty() || self.recovering || self.stopping;
+        let hold = self.is_full() || !self.backlog.is_empty() || !self.releases.is_empty() || self.dropped || self.stopping;
         if hold != self.held {
             self.source.hold(hold)?;
             self.held = hold;
@@ -151,21 +162,26 @@ impl Pump {
     }
 
     /// Takes what a poll brought.
-    pub fn polled(&mut self, polled: Polled, out: &mut Vec<Sent>) {
+    ///
+    /// # Errors
+    /// As [`Source::suspend`].
+    pub fn polled(&mut self, polled: Polled, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
         match polled {
             Polled::Idle => {}
             Polled::Records(batch) => self.queue(batch),
             Polled::CaughtUp(partition) => self.caught_up(partition, true),
             Polled::Behind(partition) => self.caught_up(partition, false),
-            Polled::Assigned(partitions) => partitions.into_iter().for_each(|partition| self.assigned(partition, out)),
-            Polled::Revoked { partitions, lost } => self.revoked(partitions, lost, out),
+            Polled::Assigned(partitions) => self.assigned(partitions, out),
+            Polled::Revoked { partitions, lost: false } => self.revoked(partitions, out),
+            Polled::Revoked { partitions, lost: true } => self.lost(partitions, now, out)?,
         }
+        Ok(())
     }
 
     /// Whether deliveries of a restore are welcome now; otherwise they wait.
     #[must_use]
     pub fn wants_deliveries(&self) -> bool {
-        self.recovering || self.stopping || (!self.is_full() && self.releases.is_empty())
+        self.dropped || self.stopping || (!self.is_full() && self.releases.is_empty())
     }
 
     /// Takes a delivery of a restore. One for an assignment that is over is dropped.
@@ -205,7 +221,7 @@ impl Pump {
     ///
     /// # Errors
     /// As [`Source::begin`] and [`Source::suspend`].
-    pub fn resolved(&mut self, resolved: Resolved, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
+    pub fn resolved(&mut self, resolved: Resolved, now: Now) -> Result<(), LogError> {
         match resolved {
             Resolved::Committed { epoch, transacted } => {
                 debug_assert_eq!(epoch, self.epoch, "one epoch is in flight at a time");
@@ -215,13 +231,13 @@ impl Pump {
                 }
                 self.begin_started()
             }
-            Resolved::Failed => self.drop_open(now),
+            Resolved::Failed => {
+                self.in_flight = false;
+                self.recovering = true;
+                self.drop_open(now)
+            }
             Resolved::Recovered => {
                 self.recovering = false;
-                let generation = self.generation;
-                let owned: Arc<[Partition]> = self.lines.keys().copied().collect();
-                owned.iter().for_each(|partition| self.request(*partition, out)); // said before any state goes
-                self.to_all(out, || Feed::Reset { generation, owned: Arc::clone(&owned) });
                 Ok(())
             }
         }
@@ -234,7 +250,10 @@ impl Pump {
     pub fn turn(&mut self, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
         let wall_ms = self.wall.read(now);
         self.note_clock(out);
-        if !self.recovering && !self.stopping && self.releases.is_empty() {
+        if self.dropped && !self.recovering && !self.in_flight && (self.joined || !self.lines.is_empty()) {
+            self.begin_anew(out);
+        }
+        if !self.dropped && !self.stopping && self.releases.is_empty() {
             self.feed(wall_ms, out);
             self.tick(wall_ms, out);
         }
@@ -276,92 +295,6 @@ impl Pump {
         if !self.stopping {
             self.backlog.push_back((Arc::new(batch), 0));
         }
-    }
-
-    fn caught_up(&mut self, partition: Partition, caught_up: bool) {
-        if let Some(line) = self.lines.get_mut(&partition) {
-            line.caught_up = caught_up;
-        }
-    }
-
-    fn assigned(&mut self, partition: Partition, out: &mut Vec<Sent>) {
-        self.lines.insert(partition, Line::new(partition));
-        if self.recovering {
-            out.push(Sent::Standing(Note::Restoring(partition)));
-        } else {
-            self.request(partition, out);
-        }
-    }
-
-    fn request(&mut self, partition: Partition, out: &mut Vec<Sent>) {
-        self.last_number += 1;
-        let line = self.lines.get_mut(&partition).expect("only owned partitions are restored");
-        out.push(Sent::Standing(Note::Restoring(partition)));
-        out.push(Sent::Restore(line.request(self.last_number)));
-    }
-
-    /// A lost partition is given up at once, and with it what is open of it: commit drops outputs of partitions that the cut doesn't name.
-    fn revoked(&mut self, partitions: Vec<Partition>, lost: bool, out: &mut Vec<Sent>) {
-        self.backlog.retain(|(batch, _)| !partitions.contains(&batch.partition));
-        for partition in &partitions {
-            let Some(line) = self.lines.get_mut(partition) else { continue };
-            line.leaving = true;
-            line.cancel();
-            if lost || !line.is_whole() {
-                self.give_up(*partition, out);
-            }
-        }
-        self.releases.push(partitions);
-    }
-
-    fn give_up(&mut self, partition: Partition, out: &mut Vec<Sent>) {
-        let Some(line) = self.lines.remove(&partition) else { return };
-        if line.stage != Stage::Waiting {
-            let run = line.aside(&mut self.next);
-            self.to_all(out, || Feed::GiveUp(run));
-        }
-        out.push(Sent::Standing(Note::Gone(vec![partition])));
-    }
-
-    /// Called while nothing is in flight. What is open of revoked partitions is committed first.
-    fn let_go(&mut self, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
-        let to_commit = self.lines.values().any(|line| line.leaving && line.is_whole());
-        if to_commit && self.has_events() {
-            self.cut(now, out);
-            return Ok(());
-        }
-        for partitions in mem::take(&mut self.releases) {
-            partitions.iter().for_each(|partition| self.give_up(*partition, out));
-            self.source.release(&partitions)?;
-        }
-        Ok(())
-    }
-
-    /// The first start positions are committed: now their records may be read.
-    fn begin_started(&mut self) -> Result<(), LogError> {
-        for line in self.lines.values_mut().filter(|line| line.has_started()) {
-            line.stage = Stage::Live;
-            if !line.leaving {
-                self.source.begin(line.partition, line.next_offset)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The epoch in flight failed: what came after it goes, too. Everything is restored once the log is there again.
-    fn drop_open(&mut self, now: Now) -> Result<(), LogError> {
-        self.generation += 1;
-        self.in_flight = false;
-        self.recovering = true;
-        self.backlog.clear();
-        self.open = Open { first: self.next, since: now.monotonic, ..Open::default() };
-        for line in self.lines.values_mut() {
-            line.cancel();
-            if mem::replace(&mut line.stage, Stage::Waiting) == Stage::Live {
-                self.source.suspend(line.partition)?;
-            }
-        }
-        Ok(())
     }
 
     fn restore(&mut self, run: Run, objects: Vec<Vec<Row>>, out: &mut Vec<Sent>) {
@@ -442,7 +375,7 @@ impl Pump {
     }
 
     fn is_cut_due(&self, now: Now) -> bool {
-        if self.in_flight || self.recovering || !(self.has_events() || self.is_forced(now)) {
+        if self.in_flight || self.dropped || !(self.has_events() || self.is_forced(now)) {
             return false;
         }
         self.stopping || self.is_full() || now.monotonic.saturating_sub(self.open.since) >= self.settings.min_interval
@@ -467,7 +400,7 @@ impl Pump {
         if self.in_flight && (self.has_events() || self.stopping || !self.releases.is_empty()) {
             return EXPECTING;
         }
-        if self.recovering || self.lines.values().any(|line| line.stage != Stage::Live) {
+        if self.dropped || self.lines.values().any(|line| line.stage != Stage::Live) {
             return WAITING;
         }
         if !self.in_flight && self.has_events() {

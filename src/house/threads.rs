@@ -90,7 +90,7 @@ impl PumpThread {
 
     fn turn(&mut self, out: &mut Vec<pump::Sent>) -> Result<(), LogError> {
         for resolved in self.resolutions.try_iter() {
-            self.pump.resolved(resolved, self.clock.now(), out)?;
+            self.pump.resolved(resolved, self.clock.now())?;
         }
         while self.pump.wants_deliveries()
             && let Ok(delivery) = self.deliveries.try_recv()
@@ -98,7 +98,7 @@ impl PumpThread {
             self.pump.delivered(delivery, out)?;
         }
         let polled = self.pump.poll(self.clock.now())?;
-        self.pump.polled(polled, out);
+        self.pump.polled(polled, self.clock.now(), out)?;
         self.pump.turn(self.clock.now(), out)
     }
 

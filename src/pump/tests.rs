@@ -91,7 +91,7 @@ impl Bench {
 
     fn polled(&mut self, polled: Polled) -> Vec<String> {
         let mut out = Vec::new();
-        self.pump.polled(polled, &mut out);
+        self.pump.polled(polled, self.now, &mut out).unwrap();
         self.told(out)
     }
 
@@ -124,15 +124,13 @@ impl Bench {
         self.told(out)
     }
 
-    fn resolved(&mut self, resolved: Resolved) -> Vec<String> {
-        let mut out = Vec::new();
-        self.pump.resolved(resolved, self.now, &mut out).unwrap();
-        self.told(out)
+    fn resolved(&mut self, resolved: Resolved) {
+        self.pump.resolved(resolved, self.now).unwrap();
     }
 
-    fn committed(&mut self) -> Vec<String> {
+    fn committed(&mut self) {
         let epoch = self.pump.epoch;
-        self.resolved(Resolved::Committed { epoch, transacted: true })
+        self.resolved(Resolved::Committed { epoch, transacted: true });
     }
 
     fn calls(&mut self) -> Vec<String> {
@@ -349,19 +347,58 @@ fn a_revoked_partition_is_committed_before_it_is_let_go() {
 }
 
 #[test]
-fn a_lost_partition_is_in_no_further_epoch() {
+fn after_a_loss_answers_stay_until_the_group_is_joined_again() {
     let mut bench = Bench::live(&[0, 1], 100);
     bench.pass(5);
     bench.records(0, &[(10, 0)]); // epoch 2 is in flight
     bench.records(1, &[(10, 0)]); // epoch 3 is open
-    assert_eq!(bench.polled(Polled::Revoked { partitions: vec![1], lost: true }), ["give up 1/9: 5+1 @0", "Gone([1])"]);
-    bench.turn();
-    assert_eq!(bench.calls(), Vec::<String>::new(), "epoch 2 has a part of it and is not resolved");
+    let told = bench.polled(Polled::Revoked { partitions: vec![0, 1], lost: true });
+    assert!(matches!(&told[..], [said] if said.starts_with("Adrift(Some((1784000000010, ")), "workers keep what they have: {told:?}");
+    bench.pass(5);
+    assert_eq!(bench.turn(), Vec::<String>::new());
+    assert_eq!(bench.calls(), Vec::<String>::new(), "epoch 2 has parts of them and is not resolved");
     bench.committed();
     bench.pass(5);
-    assert_eq!(bench.turn(), ["seal 3 before 6", "cut 3"]);
-    assert_eq!(bench.cuts.last().unwrap().parts.iter().map(|part| part.partition).collect::<Vec<_>>(), [0]);
-    assert_eq!(bench.calls(), ["release [1]"]);
+    assert_eq!(bench.turn(), Vec::<String>::new(), "what was open is dropped");
+    assert_eq!(bench.calls(), ["release [0, 1]"]);
+    let mut told = bench.polled(Polled::Assigned(vec![1, 2]));
+    told.extend(bench.turn());
+    let expected =
+        ["Restoring(2)", "Adrift(None)", "Gone([0])", "Restoring(1)", "restore 1", "Restoring(2)", "restore 2", "reset 1 [1, 2]"];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_loss_while_the_log_recovers_changes_nothing_for_those_who_ask() {
+    let mut bench = Bench::live(&[0], 100);
+    bench.pass(5);
+    bench.records(0, &[(10, 0)]);
+    bench.resolved(Resolved::Failed);
+    bench.polled(Polled::Revoked { partitions: vec![0], lost: true });
+    assert_eq!(bench.turn(), Vec::<String>::new());
+    assert_eq!(bench.polled(Polled::Assigned(vec![0])), Vec::<String>::new(), "it is still asked at L");
+    assert_eq!(bench.turn(), Vec::<String>::new(), "the log is not there yet");
+    bench.resolved(Resolved::Recovered);
+    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "reset 1 [0]"]);
+}
+
+#[test]
+fn a_group_joined_again_with_nothing_to_own_ends_the_answers() {
+    let mut bench = Bench::live(&[0], 100);
+    bench.polled(Polled::Revoked { partitions: vec![0], lost: true });
+    bench.turn();
+    assert_eq!(bench.turn(), Vec::<String>::new());
+    bench.polled(Polled::Assigned(vec![]));
+    assert_eq!(bench.turn(), ["Adrift(None)", "Gone([0])", "reset 1 []"]);
+}
+
+#[test]
+fn what_is_kept_after_a_loss_of_some_is_restored_at_once() {
+    let mut bench = Bench::live(&[0, 1], 100);
+    bench.records(1, &[(10, 0)]);
+    bench.polled(Polled::Revoked { partitions: vec![1], lost: true });
+    assert_eq!(bench.turn(), ["Adrift(None)", "Gone([1])", "Restoring(0)", "restore 0", "reset 1 [0]"]);
+    assert_eq!(bench.calls(), ["suspend 0", "release [1]"]);
 }
 
 #[test]
@@ -370,17 +407,17 @@ fn a_failed_epoch_leads_to_a_restore_of_everything_owned() {
     bench.pass(5);
     bench.records(0, &[(10, 0)]); // epoch 2 is in flight
     bench.records(0, &[(11, 0)]); // epoch 3 is open
-    assert_eq!(bench.resolved(Resolved::Failed), Vec::<String>::new(), "workers keep what they have: it is asked at L");
+    bench.resolved(Resolved::Failed);
     assert_eq!(bench.calls(), ["suspend 0", "suspend 1"]);
     bench.pass(5);
-    assert_eq!(bench.turn(), Vec::<String>::new(), "what was open is dropped");
+    assert_eq!(bench.turn(), Vec::<String>::new(), "what was open is dropped, and workers keep what they have: it is asked at L");
     let gone = bench.polled(Polled::Revoked { partitions: vec![1], lost: false });
     assert_eq!(gone, ["Gone([1])"], "there is nothing to commit");
     bench.turn();
     assert_eq!(bench.calls(), ["release [1]"]);
     bench.polled(Polled::Assigned(vec![2]));
-    let recovered = bench.resolved(Resolved::Recovered);
-    assert_eq!(recovered, ["Restoring(0)", "restore 0", "Restoring(2)", "restore 2", "reset 1 [0, 2]"]);
+    bench.resolved(Resolved::Recovered);
+    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "Restoring(2)", "restore 2", "reset 1 [0, 2]"]);
     let progress = Some(Progress { n: 5, digest: 6, start: 0 });
     bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 11, progress, clock_ms: Some(DAY), event: 8 }));
     assert_eq!(bench.deliver(0, Delivered::End), ["restored 0/8: 5+1 @0"], "seqs go on");

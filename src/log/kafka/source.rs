@@ -121,10 +121,7 @@ impl KafkaSource {
         match rebalance {
             Rebalance::Assign(mut list) => {
                 self.assign(&mut list)?;
-                let partitions = numbers(&list);
-                if !partitions.is_empty() {
-                    self.ready.push_back(Polled::Assigned(partitions));
-                }
+                self.ready.push_back(Polled::Assigned(numbers(&list)));
             }
             Rebalance::Revoke { partitions, lost } => {
                 let partitions = numbers(&partitions);
