@@ -253,7 +253,7 @@ impl Pump {
         if self.dropped && !self.recovering && !self.in_flight && (self.joined || !self.lines.is_empty()) {
             self.begin_anew(out);
         }
-        if !self.dropped && !self.stopping && self.releases.is_empty() {
+        if self.may_feed() {
             self.feed(wall_ms, out);
             self.tick(wall_ms, out);
         }
@@ -360,6 +360,10 @@ impl Pump {
         }
     }
 
+    fn may_feed(&self) -> bool {
+        !self.dropped && !self.stopping && self.releases.is_empty()
+    }
+
     fn has_events(&self) -> bool {
         self.next > self.open.first
     }
@@ -394,7 +398,7 @@ impl Pump {
 
     /// How long a poll may take before something else is due.
     fn wait(&self, now: Now) -> Duration {
-        if self.is_cut_due(now) {
+        if self.is_cut_due(now) || (self.may_feed() && !self.backlog.is_empty() && !self.is_full()) {
             return Duration::ZERO;
         }
         if self.in_flight && (self.has_events() || self.stopping || !self.releases.is_empty()) {

@@ -313,10 +313,12 @@ fn a_full_epoch_holds_reading_until_it_can_be_cut() {
     bench.pass(5);
     let told = bench.records(0, &[(10, 0), (11, 0), (12, 0), (13, 0), (14, 0)]);
     assert_eq!(told, ["records 0/8: 2+2 @0#10 rejects []", "seal 2 before 4", "cut 2"]);
+    bench.pump.poll(bench.now).unwrap();
+    assert_eq!(bench.calls(), ["hold true", "poll 0"], "there is room for what waits");
     assert_eq!(bench.turn(), ["records 0/10: 4+2 @0#12 rejects []"], "the next one fills meanwhile");
     assert_eq!(bench.turn(), Vec::<String>::new());
     bench.pump.poll(bench.now).unwrap();
-    assert_eq!(bench.calls(), ["hold true", "poll 1"]);
+    assert_eq!(bench.calls(), ["poll 1"], "full");
     bench.committed();
     assert_eq!(bench.turn(), ["seal 3 before 6", "cut 3"], "full: at once");
     assert_eq!(bench.turn(), ["records 0/12: 6+1 @0#14 rejects []"]);
