@@ -91,22 +91,30 @@ impl World {
 
     pub(crate) fn start_unready(config: &Config, wrap: impl FnOnce(Log) -> Log) -> Result<Self, HouseError> {
         let (log, reader) = open_readable(&config.local, &config.house)?;
+        Self::start_on(config, (wrap(log), reader))
+    }
+
+    /// Starts the house on this log; it need not be ready yet.
+    pub(crate) fn start_on(config: &Config, (log, reader): (Log, LocalReader)) -> Result<Self, HouseError> {
         let plan = Arc::new(config.plan(&Registry::new()).expect("a good plan"));
         let clock = ShiftedClock::default();
         let around = Surroundings { clock: Arc::new(clock.clone()), ..Surroundings::default() };
         let partitions = log.partitions;
-        let house = start(config, &plan, wrap(log), around)?;
+        let house = start(config, &plan, log, around)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         Ok(Self { house, reader, clock, plan, partitions, runtime })
     }
 
     /// Waits until every partition is live and nothing is stale.
     pub(crate) fn ready(&self) {
-        self.eventually("every partition is live", || {
-            let standing = self.house.standing().borrow().clone();
-            let live = standing.partitions.values().filter(|standing| matches!(standing, PartitionStanding::Live { .. })).count();
-            standing.stale_since_ms.is_none() && live == self.partitions as usize
-        });
+        self.eventually("every partition is live", || self.is_ready());
+    }
+
+    /// Whether every partition is live and nothing is stale.
+    pub(crate) fn is_ready(&self) -> bool {
+        let standing = self.house.standing().borrow().clone();
+        let live = standing.partitions.values().filter(|standing| matches!(standing, PartitionStanding::Live { .. })).count();
+        standing.stale_since_ms.is_none() && live == self.partitions as usize
     }
 
     /// Waits until something holds.
