@@ -135,12 +135,22 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
         batch_rows: RESTORE_BATCH_ROWS,
         keys: RandomState::new(),
     };
-    let restore = RestoreThread { restore: Restore::new(settings, checkpoint), requests, deliver, metrics: around.metrics };
+    let restore = RestoreThread { restore: Restore::new(settings, checkpoint), requests, deliver, metrics: Arc::clone(&around.metrics) };
     threads.push(spawn("restore".to_owned(), &ending, move |ending| restore.run(ending))?);
 
     let pump = Pump::new(pump_settings(config), source, decoder, route.clone());
-    let pump =
-        PumpThread { pump, workers: feeds, to_commit, request, resolutions, deliveries, board: Arc::clone(&board), clock: around.clock };
+    let pump = PumpThread {
+        pump,
+        workers: feeds,
+        to_commit,
+        request,
+        resolutions,
+        deliveries,
+        board: Arc::clone(&board),
+        clock: around.clock,
+        metrics: around.metrics,
+        lag_noted: None,
+    };
     threads.push(spawn("pump".to_owned(), &ending, move |ending| pump.run(ending))?);
 
     let desk = Desk::new(DeskParts {

@@ -68,6 +68,11 @@ pub trait Source: Send {
     /// When the client refuses.
     fn hold(&mut self, hold: bool) -> Result<(), LogError>;
 
+    /// The offset after the partition's last record, as far as that is known without asking anybody: it may be a few seconds old.
+    fn end(&self, _partition: Partition) -> Option<Offset> {
+        None
+    }
+
     /// Leaves the group; no other call follows.
     fn leave(&mut self);
 }

@@ -215,7 +215,7 @@ impl Metrics {
         self.transactions.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// Notes by how many records a partition is behind its end.
+    /// Notes how many records of a partition are not committed yet.
     pub fn lag(&self, partition: Partition, records: i64) {
         self.source_lag.get_or_create(&PartitionLabel { partition }).set(records);
     }
@@ -273,7 +273,7 @@ impl Metrics {
     fn register_flow(&self, to: &mut Registry) {
         to.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         to.register("source_records", "Source records in committed epochs, rejects included", self.source_records.clone());
-        to.register("source_lag_records", "Records between what is read and the partition's end", self.source_lag.clone());
+        to.register("source_lag_records", "Records between what is committed and the partition's end", self.source_lag.clone());
         to.register("rejects", "Source records that could not be used", self.rejects.clone());
         to.register("late_reports", "Reports ignored because a later one of their agent was there", self.late.clone());
         to.register("unchanged_reports", "Reports that claimed what their agent claimed already", self.unchanged.clone());

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use statehouse_dataflows::vocabulary::{Millis, Partition, Row, Run, Seq, TICK_MS};
+use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, Row, Run, Seq, TICK_MS};
 
 use self::{
     line::{Line, Stage},
@@ -159,6 +159,12 @@ impl Pump {
         }
         let wait = if mem::take(&mut self.busy) { Duration::ZERO } else { self.wait(now) };
         self.source.poll(wait)
+    }
+
+    /// As [`Source::end`].
+    #[must_use]
+    pub fn end(&self, partition: Partition) -> Option<Offset> {
+        self.source.end(partition)
     }
 
     /// Takes what a poll brought.

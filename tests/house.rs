@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use statehouse::{
     house::HouseError,
-    log::{Committer, Log, LogError, TransactError, Transaction},
+    log::{Committer, Log, LogError, Polled, Source, TransactError, Transaction},
+    metrics::Staleness,
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
@@ -139,6 +141,44 @@ fn a_reject_stops_a_house_that_is_told_to() {
     assert!(matches!(error, HouseError::Rejected { partition: 0, offset: 1, reason: "not_json", .. }), "{error}");
     assert!(error.to_string().contains("offset 1 of test-reports, partition 0"), "{error}");
     assert_eq!((sink, rejects), (1, 0), "nothing from it on is committed");
+}
+
+#[test]
+fn the_lag_is_noted_and_goes_when_all_is_read() {
+    /// Nothing is ever read to its end.
+    struct Endless(Box<dyn Source>);
+    impl Source for Endless {
+        fn poll(&mut self, wait: Duration) -> Result<Polled, LogError> {
+            self.0.poll(wait)
+        }
+        fn begin(&mut self, partition: Partition, offset: Offset) -> Result<(), LogError> {
+            self.0.begin(partition, offset)
+        }
+        fn suspend(&mut self, partition: Partition) -> Result<(), LogError> {
+            self.0.suspend(partition)
+        }
+        fn release(&mut self, partitions: &[Partition]) -> Result<(), LogError> {
+            self.0.release(partitions)
+        }
+        fn hold(&mut self, hold: bool) -> Result<(), LogError> {
+            self.0.hold(hold)
+        }
+        fn end(&self, partition: Partition) -> Option<Offset> {
+            self.0.end(partition).map(|end| end + 1_000)
+        }
+        fn leave(&mut self) {
+            self.0.leave();
+        }
+    }
+    for (endless, expected) in [(true, 1_000), (false, 0)] {
+        let directory = tempfile::tempdir().unwrap();
+        let wrap = |log: Log| if endless { Log { source: Box::new(Endless(log.source)), ..log } } else { log };
+        let world = World::start_with(&config(directory.path(), ""), wrap);
+        world.told(&[Told::report("o", "a", "up")]);
+        let line = format!("statehouse_source_lag_records{{partition=\"0\"}} {expected}\n");
+        world.eventually(&line, || world.metrics.scrape(None, Staleness::default()).contains(&line));
+        world.stop().unwrap();
+    }
 }
 
 /// How a transaction goes wrong.

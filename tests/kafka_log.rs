@@ -366,6 +366,27 @@ fn holding_and_suspending_stop_records_only() {
 }
 
 #[test]
+fn the_end_is_known_before_and_after_it_is_read() {
+    let house = House::new();
+    let mut log = house.open();
+    await_partitions(&mut log, PARTITIONS as usize);
+    let (partition, _) = append(&log, "o", Some("{}"));
+    append(&log, "o", None);
+    assert_eq!(log.source.end(partition), None, "not begun");
+    log.source.hold(true).expect("held");
+    log.source.begin(partition, 0).expect("begun");
+    let deadline = Instant::now() + PATIENCE;
+    while log.source.end(partition) != Some(2) {
+        assert!(matches!(log.source.poll(Duration::from_millis(50)).expect("polled"), Polled::Idle), "nothing is read while held");
+        assert!(Instant::now() < deadline, "the end is {:?}", log.source.end(partition));
+    }
+    log.source.hold(false).expect("not held");
+    poll_until(&mut log, |polled| matches!(polled, Polled::CaughtUp(at) if at == partition));
+    assert_eq!(log.source.end(partition), Some(2));
+    log.source.leave();
+}
+
+#[test]
 fn an_aborted_epoch_leaves_nothing() {
     let house = House::new();
     let mut log = house.open();

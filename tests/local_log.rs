@@ -221,6 +221,18 @@ fn nothing_is_polled_while_held_or_suspended() {
 }
 
 #[test]
+fn the_end_lies_behind_what_is_queued() {
+    let mut house = House::new(|_| {});
+    house.append("a", None);
+    house.append("b", None);
+    assert_eq!(house.log.source.end(0), Some(2), "queued");
+    house.drain();
+    assert_eq!(house.log.source.end(0), Some(2), "handed out");
+    house.log.source.suspend(0).unwrap();
+    assert_eq!(house.log.source.end(0), None);
+}
+
+#[test]
 fn partitions_take_turns_and_each_is_caught_up_on_its_own() {
     let mut house = House::new(|config| config.partitions = 2);
     house.log.source.begin(1, 0).unwrap();

@@ -15,15 +15,19 @@ use crate::{
     board::Board,
     commit::{self, Commit, Outcome},
     log::LogError,
-    message::{Delivery, Feed, Notice, Refused, Request, Resolved, ToCommit},
+    message::{Delivery, Feed, Note, Notice, Refused, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{self, Pump},
+    question::PartitionStanding,
     restore::{Restore, Restored},
     worker::{Worker, WorkerSetup},
 };
 
 /// A restore that found the log unavailable tries again after this long.
 const RESTORE_RETRY: Duration = Duration::from_millis(500);
+
+/// The lag is noted at most this often.
+const LAG_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts a thread. If it panics, or returns a failure, the house ends.
 pub(super) fn spawn(
@@ -69,6 +73,8 @@ pub(super) struct PumpThread {
     pub(super) deliveries: Receiver<Delivery>,
     pub(super) board: Arc<Board>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) lag_noted: Option<Instant>,
 }
 
 impl PumpThread {
@@ -90,7 +96,12 @@ impl PumpThread {
 
     fn turn(&mut self, out: &mut Vec<pump::Sent>) -> Result<(), LogError> {
         for resolved in self.resolutions.try_iter() {
+            let committed = matches!(resolved, Resolved::Committed { .. });
             self.pump.resolved(resolved, self.clock.now())?;
+            if committed && self.lag_noted.is_none_or(|noted| noted.elapsed() >= LAG_EVERY) {
+                self.lag_noted = Some(Instant::now());
+                self.note_lag();
+            }
         }
         while self.pump.wants_deliveries()
             && let Ok(delivery) = self.deliveries.try_recv()
@@ -102,6 +113,17 @@ impl PumpThread {
         self.pump.turn(self.clock.now(), out)
     }
 
+    /// A house that reads keeps committing, if only ticks, so the last thing noted doesn't stay wrong.
+    fn note_lag(&self) {
+        for (partition, standing) in &self.board.watch().borrow().partitions {
+            if let PartitionStanding::Live { next_offset } = standing
+                && let Some(end) = self.pump.end(*partition)
+            {
+                self.metrics.lag(*partition, (end - next_offset).max(0));
+            }
+        }
+    }
+
     /// Requests never make the pump wait: the latest of each partition waits here.
     fn pass_on(&self, out: &mut Vec<pump::Sent>, waiting: &mut BTreeMap<Partition, Request>) -> Result<(), Gone> {
         for sent in out.drain(..) {
@@ -109,7 +131,12 @@ impl PumpThread {
                 pump::Sent::Worker(worker, feed) => self.workers[worker].send(feed).map_err(|_| Gone)?,
                 pump::Sent::Commit(cut) => self.to_commit.send(ToCommit::Cut(cut)).map_err(|_| Gone)?,
                 pump::Sent::Restore(request) => _ = waiting.insert(request.partition, request),
-                pump::Sent::Standing(note) => self.board.apply(&note),
+                pump::Sent::Standing(note) => {
+                    self.board.apply(&note);
+                    if let Note::Gone(partitions) = note {
+                        partitions.into_iter().for_each(|partition| self.metrics.partition_released(partition));
+                    }
+                }
             }
         }
         while let Some((partition, request)) = waiting.pop_first() {

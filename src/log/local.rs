@@ -144,6 +144,10 @@ impl Source for LocalSource {
         Ok(())
     }
 
+    fn end(&self, partition: Partition) -> Option<Offset> {
+        self.inbox.end(partition)
+    }
+
     fn leave(&mut self) {
         self.inbox.leave();
     }

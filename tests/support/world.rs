@@ -22,6 +22,7 @@ use statehouse::{
         local::{LocalReader, open_readable},
     },
     message::Now,
+    metrics::Metrics,
     question::PartitionStanding,
     registry::Registry,
 };
@@ -62,6 +63,7 @@ pub(crate) struct World {
     pub(crate) reader: LocalReader,
     pub(crate) clock: ShiftedClock,
     pub(crate) plan: Arc<Plan>,
+    pub(crate) metrics: Arc<Metrics>,
     partitions: Partition,
     runtime: Runtime,
 }
@@ -99,10 +101,10 @@ impl World {
         let plan = Arc::new(config.plan(&Registry::new()).expect("a good plan"));
         let clock = ShiftedClock::default();
         let around = Surroundings { clock: Arc::new(clock.clone()), ..Surroundings::default() };
-        let partitions = log.partitions;
+        let (metrics, partitions) = (Arc::clone(&around.metrics), log.partitions);
         let house = start(config, &plan, log, around)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Ok(Self { house, reader, clock, plan, partitions, runtime })
+        Ok(Self { house, reader, clock, plan, metrics, partitions, runtime })
     }
 
     /// Waits until every partition is live and nothing is stale.

@@ -1,7 +1,7 @@
 //! What the Kafka clients tell us: log lines, errors, rebalances, deliveries. The contexts only record; whoever polls the client decides.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Message, TopicPartitionList,
+    ClientContext, Message, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
@@ -121,15 +121,22 @@ pub(super) struct Member {
     rebalances: Mutex<VecDeque<Rebalance>>,
     /// Nobody answers any more: revocations are granted at once, so that closing comes to an end.
     closing: AtomicBool,
+    /// The partitions' ends, as of the client's last statistics.
+    ends: Mutex<BTreeMap<Partition, Offset>>,
 }
 
 impl Member {
     pub(super) fn new(ownership: Arc<Ownership>) -> Self {
-        Self { voice: Voice::default(), ownership, rebalances: Mutex::default(), closing: AtomicBool::new(false) }
+        Self { voice: Voice::default(), ownership, rebalances: Mutex::default(), closing: AtomicBool::new(false), ends: Mutex::default() }
     }
 
     pub(super) fn next_rebalance(&self) -> Option<Rebalance> {
         lock(&self.rebalances).pop_front()
+    }
+
+    /// Where the partition's stable records end, if the client has told.
+    pub(super) fn end(&self, partition: Partition) -> Option<Offset> {
+        lock(&self.ends).get(&partition).copied()
     }
 
     pub(super) fn close(&self) {
@@ -138,6 +145,12 @@ impl Member {
 }
 
 impl ClientContext for Member {
+    fn stats(&self, statistics: Statistics) {
+        // There is one topic; the client doesn't know the end before the first fetch (negative).
+        let partitions = statistics.topics.into_values().flat_map(|topic| topic.partitions);
+        *lock(&self.ends) = partitions.map(|(number, partition)| (number, partition.ls_offset)).filter(|(_, end)| *end >= 0).collect();
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.voice.hear_log(level, facility, line);
     }

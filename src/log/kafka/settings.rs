@@ -66,6 +66,8 @@ const MEMBER: &[(&str, &str)] = &[
     ("fetch.wait.max.ms", "100"),
     // Aborted and open transactions are not read; offset fetches wait for pending transactions.
     ("isolation.level", "read_committed"),
+    // Where partitions end is only told in statistics; they are for the lag alone.
+    ("statistics.interval.ms", "1000"),
 ];
 
 /// For every producer.

@@ -341,6 +341,16 @@ impl Source for KafkaSource {
         Ok(())
     }
 
+    /// Exact where the last fetch answered at the end; otherwise as the client's last statistics had it.
+    fn end(&self, partition: Partition) -> Option<Offset> {
+        let reading = self.reading.get(&partition)?;
+        if reading.caught_up {
+            return Some(reading.next_offset);
+        }
+        let end = self.consumer.context().end(partition)?;
+        Some(end.max(reading.next_offset))
+    }
+
     fn leave(&mut self) {
         self.reading.clear();
         self.queues.clear();

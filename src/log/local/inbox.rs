@@ -125,6 +125,14 @@ impl Inbox {
         self.changed.notify_one();
     }
 
+    /// The offset after the last that is queued; none while the partition is not begun.
+    pub(super) fn end(&self, partition: Partition) -> Option<Offset> {
+        let mut queue = self.queue();
+        let lane = queue.lane(partition);
+        let queued: usize = lane.queued.iter().map(|queued| queued.dones.len()).sum();
+        lane.next.map(|next| next + queued as Offset)
+    }
+
     /// A transaction up to these offsets is durable.
     pub(super) fn committed(&self, ends: &[(Partition, Offset)]) {
         let mut queue = self.queue();
