@@ -1,7 +1,7 @@
 //! The dataflow of Statehouse: reports in, changes out, with every intermediate verdict, whatever the batches.
 //!
 //! Pure: timely, differential-dataflow and small helpers only; no I/O, clock, threads or randomness that a result could depend on. What
-//! cannot touch the world cannot fail on it. [`engine::Engine`] is one worker's part of a house, [`reference`] the obviously correct fold
+//! cannot touch the world cannot fail on it. [`engine::Engine`] is one worker's part of a house, [`mod@reference`] the obviously correct fold
 //! that says what it must do; `tests/oracle.rs` holds the one against the other.
 //!
 //! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert, `tally` the
