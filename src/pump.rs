@@ -190,12 +190,12 @@ impl Pump {
         self.dropped || self.stopping || (!self.is_full() && self.releases.is_empty())
     }
 
-    /// Takes a delivery of a restore. One for an assignment that is over is dropped.
+    /// Takes a delivery of a restore. One for an assignment that is over, or of a house that stops, is dropped.
     ///
     /// # Errors
     /// As [`Source::begin`].
     pub fn delivered(&mut self, delivery: Delivery, out: &mut Vec<Sent>) -> Result<(), LogError> {
-        let Some(line) = self.lines.get_mut(&delivery.partition) else { return Ok(()) };
+        let Some(line) = self.lines.get_mut(&delivery.partition).filter(|_| !self.stopping) else { return Ok(()) };
         if line.number != delivery.number || line.stage != Stage::Restoring || line.leaving {
             return Ok(());
         }
@@ -260,7 +260,7 @@ impl Pump {
             self.begin_anew(out);
         }
         if self.may_feed() {
-            self.feed(wall_ms, out);
+            self.feed((wall_ms, now.wall_ms.max(wall_ms)), out);
             self.tick(wall_ms, out);
         }
         if !self.releases.is_empty() && !self.in_flight {
@@ -286,6 +286,7 @@ impl Pump {
     pub fn stop(&mut self, out: &mut Vec<Sent>) {
         self.stopping = true;
         self.backlog.clear();
+        self.lines.values().for_each(Line::cancel);
         out.push(Sent::Standing(Note::Stopping));
     }
 
@@ -315,7 +316,10 @@ impl Pump {
         out.extend(feeds.enumerate().map(|(worker, feed)| Sent::Worker(worker, feed)));
     }
 
-    fn feed(&mut self, wall_ms: Millis, out: &mut Vec<Sent>) {
+    /// Of two clocks that disagree the earlier one moves partitions, and the later one says what is too far ahead: nobody knows which of
+    /// them is right, and a clock can catch up later, but a reject stays one.
+    fn feed(&mut self, (wall_ms, later_ms): (Millis, Millis), out: &mut Vec<Sent>) {
+        let latest_ms = later_ms.saturating_add(self.settings.max_future_skew_ms);
         while !self.is_full()
             && let Some((batch, from)) = self.backlog.pop_front()
         {
@@ -323,7 +327,7 @@ impl Pump {
             let mut numbering = Numbering::new(line, &mut self.next, &self.route);
             let room = (self.settings.max_records - self.open.records, self.settings.max_bytes - self.open.bytes);
             let to = numbering.take(&batch, from, room, |record, bytes| {
-                number::check(record, bytes, &self.decoder, wall_ms, self.settings.max_future_skew_ms)
+                number::check(record, bytes, &self.decoder, (wall_ms, latest_ms))
             });
             let (runs, shares, bytes) = numbering.done();
             self.open.records += to - from;
@@ -338,9 +342,9 @@ impl Pump {
         }
     }
 
-    /// Moves the clocks of partitions in which nothing is waiting.
+    /// Moves the clocks of partitions in which nothing is waiting. While the source is held nobody knows what is waiting there.
     fn tick(&mut self, wall_ms: Millis, out: &mut Vec<Sent>) {
-        if self.wall.stepped_ms().is_some() || !self.backlog.is_empty() {
+        if self.wall.stepped_ms().is_some() || !self.backlog.is_empty() || self.held || self.is_full() {
             return;
         }
         let next = &mut self.next;

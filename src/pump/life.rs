@@ -84,6 +84,9 @@ impl Pump {
         }
         self.releases.push(partitions);
         self.joined = false;
+        if !any_whole && !self.dropped {
+            return Ok(()); // nobody is answered of any of them
+        }
         let trouble = "the consumer group was lost: answers stay as they were until it is joined again".to_owned();
         out.push(Sent::Standing(Note::Adrift(Some((now.wall_ms, trouble)))));
         if any_whole { self.drop_open(now) } else { Ok(()) }

@@ -33,15 +33,15 @@ pub(super) struct Numbering<'a> {
 }
 
 /// What the pump can say of a record: only its timestamp and its key. A timestamp ahead of the wall-clock counts as the wall-clock; one
-/// that is too far ahead, or negative, moves no clock.
-pub(super) fn check<'a>(record: &Record, bytes: &'a [u8], decoder: &Decoder, wall_ms: Millis, skew_ms: Millis) -> Checked<'a> {
+/// that is later than any wall-clock allows, or negative, moves no clock.
+pub(super) fn check<'a>(record: &Record, bytes: &'a [u8], decoder: &Decoder, (wall_ms, latest_ms): (Millis, Millis)) -> Checked<'a> {
     let timestamp_ms = record.timestamp_ms;
     let bad_time = if timestamp_ms < 0 {
         Some(Reject::new(Reason::NegativeTimestamp, format!("the record's timestamp is {timestamp_ms}")))
-    } else if timestamp_ms > wall_ms.saturating_add(skew_ms) {
-        let ahead_ms = timestamp_ms - wall_ms;
+    } else if timestamp_ms > latest_ms {
+        let beyond_ms = timestamp_ms - latest_ms;
         let detail = format!(
-            "the record's timestamp {timestamp_ms} is {ahead_ms} ms ahead of the wall-clock, more than source.max_future_skew ({skew_ms} ms)"
+            "the record's timestamp {timestamp_ms} is ahead of the wall-clock, by {beyond_ms} ms more than source.max_future_skew allows"
         );
         Some(Reject::new(Reason::FutureTimestamp, detail))
     } else {

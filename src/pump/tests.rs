@@ -457,3 +457,54 @@ fn an_idle_house_gives_one_sign_of_life_a_day() {
     bench.pass(1_000);
     assert_eq!(bench.turn(), Vec::<String>::new());
 }
+
+#[test]
+fn a_loss_before_anything_could_be_asked_leaves_no_trouble_behind() {
+    let mut bench = Bench::new(100);
+    bench.polled(Polled::Assigned(vec![0]));
+    let told = bench.polled(Polled::Revoked { partitions: vec![0], lost: true });
+    assert_eq!(told, ["give up 0/1: 1+1 @-1784000000000", "Gone([0])"], "nothing would ever say that it is over");
+    bench.turn();
+    assert_eq!(bench.polled(Polled::Assigned(vec![0])), ["Restoring(0)", "restore 0"]);
+}
+
+#[test]
+fn a_step_of_the_wall_clock_rejects_nothing() {
+    let mut bench = Bench::live(&[0], 100);
+    bench.now.wall_ms += 3_600_000; // a clock set right, or a machine that slept
+    bench.now.monotonic += Duration::from_millis(100);
+    let told = bench.records(0, &[(10, 3_600_000)]);
+    assert_eq!(told[1], "records 0/8: 2+1 @100, 0/9: 3+1 @100#10 rejects []", "it counts as the time that is believed");
+    bench.now.wall_ms -= 7_200_000;
+    bench.now.monotonic += Duration::from_millis(100);
+    let told = bench.records(0, &[(11, 400)]);
+    assert_eq!(told.last().unwrap(), "records 0/10: 4+1 @200, 0/11: 5+1 @200#11 rejects []");
+}
+
+#[test]
+fn clocks_stand_while_the_source_is_held() {
+    let mut bench = Bench::live(&[0, 1], 2);
+    bench.polled(Polled::CaughtUp(1));
+    bench.records(0, &[(10, 0), (11, 0)]); // epoch 2 is in flight
+    bench.records(0, &[(12, 0), (13, 0)]); // epoch 3 is full
+    bench.pump.poll(bench.now).unwrap();
+    bench.pass(10_000);
+    assert_eq!(bench.turn(), Vec::<String>::new(), "records of partition 1 may be waiting");
+    bench.committed();
+    bench.turn();
+    bench.pump.poll(bench.now).unwrap();
+    assert_eq!(bench.turn(), ["ticks 1/8: 7+100 @100"]);
+}
+
+#[test]
+fn a_house_that_stops_restores_no_further() {
+    let mut bench = Bench::new(100);
+    bench.polled(Polled::Assigned(vec![0]));
+    let progress = Some(Progress { n: 9, digest: 1, start: 2 });
+    bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 10, progress, clock_ms: Some(DAY), event: 7 }));
+    let mut out = Vec::new();
+    bench.pump.stop(&mut out);
+    assert_eq!(bench.deliver(0, Delivered::Rows(vec![])), Vec::<String>::new());
+    assert_eq!(bench.turn(), Vec::<String>::new());
+    assert!(bench.pump.has_left(), "however much there is to restore");
+}
