@@ -14,6 +14,10 @@ pub const PREVIOUS_HEADER: &str = "statehouse-previous";
 /// The header of a tombstone that says its revision.
 pub const REVISION_HEADER: &str = "statehouse-revision";
 
+/// A change lists the weights of this many states at most, the heaviest. Else enough long states on one object would make a record that
+/// the sink does not take, and its epoch would fail for ever.
+const STATES_LISTED_MAX: usize = 64;
+
 /// Writes changes as the configuration says.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoder {
@@ -69,6 +73,9 @@ struct Tally<'a> {
     #[serde(serialize_with = "weights")]
     votes: &'a Votes,
     live: i64,
+    /// How many states are not listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -86,7 +93,11 @@ fn full(change: &Change, state: &str) -> Vec<u8> {
         at: change.at_ms,
         cause: change.cause.as_str(),
         rule: &change.rule,
-        tally: Tally { votes: &change.tally, live: change.tally.live },
+        tally: Tally {
+            votes: &change.tally,
+            live: change.tally.live,
+            more: change.tally.weights.len().checked_sub(STATES_LISTED_MAX).filter(|more| *more > 0),
+        },
         revision: change.revision,
         source: change.offset.map(|offset| Source { partition: change.partition, offset }),
     };
@@ -94,8 +105,9 @@ fn full(change: &Change, state: &str) -> Vec<u8> {
 }
 
 fn weights<S: Serializer>(votes: &&Votes, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(votes.weights.len()))?;
-    for (state, weight) in &votes.weights {
+    let listed = &votes.weights[..votes.weights.len().min(STATES_LISTED_MAX)];
+    let mut map = serializer.serialize_map(Some(listed.len()))?;
+    for (state, weight) in listed {
         map.serialize_entry(state.as_ref(), weight)?;
     }
     map.end()
@@ -142,8 +154,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        chunk::PIECE_BYTES_MAX,
         config::SourceConfig,
-        decode::{Decoder, Scratch},
+        decode::{Decoder, STATE_BYTES_MAX, Scratch},
         log::Record,
     };
 
@@ -179,6 +192,17 @@ mod tests {
         let by_tick = Change { offset: None, previous: Some("calm".into()), cause: Cause::Override, ..change() };
         let expected = r#"{"object":"site \"1\"","state":"attack","previous":"calm","since":1000,"at":1100,"cause":"override","rule":"majority","tally":{"votes":{"attack":2,"a\nb":1},"live":4},"revision":42}"#;
         assert_eq!(text(encoder.encode(&by_tick)), expected);
+    }
+
+    #[test]
+    fn a_change_fits_its_record_whatever_is_claimed() {
+        let state = |n: usize| Name::from(format!("{n:04}{}", "\u{1}".repeat(STATE_BYTES_MAX - 4))); // six bytes each in JSON
+        let tally = |states| Votes { weights: (0..states).map(|n| (state(n), 1)).collect(), live: 5_000 };
+        let long = Change { object: "\u{1}".repeat(32 << 10).into(), state: Some(state(0)), previous: Some(state(1)), ..change() };
+        let record = Encoder::new(SinkFormat::Full).encode(&Change { tally: tally(5_000), ..long.clone() });
+        assert!(record.key.len() + record.value.as_ref().map_or(0, Vec::len) <= PIECE_BYTES_MAX, "what the sink is required to take");
+        assert!(text(record).contains("\"live\":5000,\"more\":4936}"));
+        assert!(!text(Encoder::new(SinkFormat::Full).encode(&Change { tally: tally(64), ..long })).contains("more"));
     }
 
     #[test]

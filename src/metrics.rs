@@ -50,6 +50,7 @@ pub struct Metrics {
     rejects: Family<ReasonLabel, Counter>,
     late: Counter,
     unchanged: Counter,
+    over_limit: Counter,
     objects: Family<StateLabel, Gauge>,
     changes: Family<CauseLabel, Counter>,
     epochs: Counter,
@@ -82,6 +83,8 @@ pub struct EpochCounts {
     pub late: u64,
     /// Reports that claimed what their agent claimed already.
     pub unchanged: u64,
+    /// Reports ignored because their object has as many agents as it may have.
+    pub over_limit: u64,
     /// Checkpoint rows written.
     pub checkpoint_rows: u64,
     /// Bytes of checkpoint records written.
@@ -143,6 +146,7 @@ impl Default for Metrics {
             rejects: Family::default(),
             late: Counter::default(),
             unchanged: Counter::default(),
+            over_limit: Counter::default(),
             objects: Family::default(),
             changes: Family::default(),
             epochs: Counter::default(),
@@ -198,6 +202,7 @@ impl Metrics {
         }
         self.late.inc_by(epoch.late);
         self.unchanged.inc_by(epoch.unchanged);
+        self.over_limit.inc_by(epoch.over_limit);
         self.checkpoint_rows.inc_by(epoch.checkpoint_rows);
         self.checkpoint_bytes.inc_by(epoch.checkpoint_bytes);
         if let Some(duration) = epoch.transaction {
@@ -276,6 +281,7 @@ impl Metrics {
         to.register("source_lag_records", "Records between what is committed and the partition's end", self.source_lag.clone());
         to.register("rejects", "Source records that could not be used", self.rejects.clone());
         to.register("late_reports", "Reports ignored because a later one of their agent was there", self.late.clone());
+        to.register("reports_over_limit", "Reports ignored because their object has too many agents", self.over_limit.clone());
         to.register("unchanged_reports", "Reports that claimed what their agent claimed already", self.unchanged.clone());
         to.register("objects", "Known objects by published state; the empty state is none", self.objects.clone());
         to.register("changes", "Sink records in committed epochs", self.changes.clone());

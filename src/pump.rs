@@ -326,9 +326,7 @@ impl Pump {
             let line = self.lines.get_mut(&batch.partition).expect("batches of partitions that leave are dropped");
             let mut numbering = Numbering::new(line, &mut self.next, &self.route);
             let room = (self.settings.max_records - self.open.records, self.settings.max_bytes - self.open.bytes);
-            let to = numbering.take(&batch, from, room, |record, bytes| {
-                number::check(record, bytes, &self.decoder, (wall_ms, latest_ms))
-            });
+            let to = numbering.take(&batch, from, room, |record, bytes| number::check(record, bytes, &self.decoder, (wall_ms, latest_ms)));
             let (runs, shares, bytes) = numbering.done();
             self.open.records += to - from;
             self.open.bytes += bytes;

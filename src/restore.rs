@@ -10,7 +10,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::atomic::Ordering};
 
 use ahash::RandomState;
 use statehouse_dataflows::vocabulary::{Offset, Partition, Row};
@@ -72,11 +72,21 @@ impl Restore {
     /// Reads a partition's state; iterating over it yields its deliveries.
     ///
     /// # Errors
-    /// When the log can't be read now ([`LogError::Unavailable`]: try again), or what it holds must not be used.
+    /// When the log can't be read now, or nobody waits any more ([`LogError::Unavailable`]: look and try again), or what it holds must not
+    /// be used.
     pub fn restore(&mut self, request: &Request) -> Result<Restored, LogError> {
+        // Believed when it is seen twice: meanwhile a partition's leader may have changed and not know the end yet, or another instance,
+        // which took us for dead, may have gone on.
+        match self.look(request) {
+            Err(LogError::Corrupt(_)) => self.look(request),
+            outcome => outcome,
+        }
+    }
+
+    fn look(&mut self, request: &Request) -> Result<Restored, LogError> {
         let partition = request.partition;
         let (at, records, objects) = match self.checkpoint.progress(partition)? {
-            Some((next_offset, progress)) => self.read(partition, next_offset, progress)?,
+            Some((next_offset, progress)) => self.read(request, next_offset, progress)?,
             None => {
                 let next_offset = self.checkpoint.start_offset(partition, self.settings.start)?;
                 (Standpoint { next_offset, progress: None, clock_ms: None, event: 1 }, 0, stage::Objects::default())
@@ -86,24 +96,28 @@ impl Restore {
         Ok(Restored { at, records, partition, number, objects, batch_rows, stage: Handed::Nothing })
     }
 
-    fn read(
-        &mut self,
-        partition: Partition,
-        next_offset: Offset,
-        progress: Progress,
-    ) -> Result<(Standpoint, u64, stage::Objects), LogError> {
+    fn read(&mut self, request: &Request, next_offset: Offset, progress: Progress) -> Result<(Standpoint, u64, stage::Objects), LogError> {
+        let partition = request.partition;
         let mut stage = Stage::new(partition, &self.settings);
         if progress.n > 0 {
             let mut broken = None;
-            let done =
-                self.checkpoint.read(partition, progress.start, &mut |offset, bytes| match stage.take(offset, bytes, progress.n) {
+            let is_cancelled = || request.cancelled.load(Ordering::Relaxed);
+            let done = self.checkpoint.read(partition, progress.start, &mut |offset, bytes| {
+                if is_cancelled() {
+                    return ControlFlow::Break(());
+                }
+                match stage.take(offset, bytes, progress.n) {
                     Ok(false) => ControlFlow::Continue(()),
                     Ok(true) => ControlFlow::Break(()),
                     Err(problem) => {
                         broken = Some(problem);
                         ControlFlow::Break(())
                     }
-                })?;
+                }
+            })?;
+            if is_cancelled() {
+                return Err(LogError::Unavailable("nobody waits for it any more".to_owned()));
+            }
             if let Some(problem) = broken {
                 return Err(corrupt(partition, &problem));
             }

@@ -153,12 +153,12 @@ impl Reports {
         let Context { rules, names, seq, moment } = context;
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let set = &rules.sets[object.set];
+        if object.agents.len() >= AGENTS_PER_OBJECT_MAX && names.agents.find(said.agent).is_none_or(|agent| object.find(agent).is_err()) {
+            self.counts.over_limit += 1;
+            return; // without an id for the agent: nothing would ever take that back
+        }
         let agent = names.agent(said.agent, |set| rules.sets[set].weight(said.agent));
         let held = object.find(agent);
-        if held.is_err() && object.agents.len() >= AGENTS_PER_OBJECT_MAX {
-            self.counts.over_limit += 1;
-            return;
-        }
         if held.is_ok_and(|at| is_late(set, &object.agents[at].claim, said.ts_ms)) {
             self.counts.late += 1;
             return;
@@ -344,5 +344,26 @@ impl Claim {
     /// The claim with its name.
     pub(crate) fn report(&self, names: &Names) -> Report {
         Report { state: names.states.name(self.state).clone(), ts_ms: self.ts_ms, offset: self.offset, due_ms: self.due() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Plan, Rule, RuleSet};
+
+    #[test]
+    fn an_agent_too_many_leaves_nothing_behind() {
+        let rules = Rules::compile(&Plan::of(RuleSet::new(Rule::Majority)).unwrap());
+        let (mut reports, mut names) = (Reports::default(), Names::new(&[], 1));
+        let moment = Moment { partition: 0, event: 1, clock_ms: 0, offset: Some(1) };
+        let mut context = Context { rules: &rules, names: &mut names, seq: 1, moment };
+        let id = reports.insert(Subject { name: "o", hash: 1 }, 0, &mut context);
+        let taken = |agent| Slot { claim: Claim { agent, state: 0, ts_ms: 0, offset: 0, due_ms: Claim::NEVER }, noted: Slot::NOT_NOTED };
+        reports.object_mut(id).agents = (1_000..).map(taken).take(AGENTS_PER_OBJECT_MAX).collect();
+        for agent in ["a", "b"] {
+            reports.report(id, Said { agent, state: "x", ts_ms: 0, ttl_ms: None }, &mut context);
+        }
+        assert_eq!((reports.counts.over_limit, names.agents.len(), names.states.len()), (2, 0, 0));
     }
 }

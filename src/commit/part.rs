@@ -102,6 +102,7 @@ fn count(cut: &Cut, outputs: &[Output]) -> EpochCounts {
         changes: causes.into_iter().collect(),
         late: outputs.iter().map(|output| output.counts.late).sum(),
         unchanged: outputs.iter().map(|output| output.counts.unchanged).sum(),
+        over_limit: outputs.iter().map(|output| output.counts.over_limit).sum(),
         ..EpochCounts::default()
     }
 }

@@ -280,6 +280,7 @@ impl RestoreThread {
         while !request.cancelled.load(Ordering::Relaxed) && !ending.is_stopping() {
             match self.restore.restore(request) {
                 Ok(restored) => return Ok(Some(restored)),
+                Err(_) if request.cancelled.load(Ordering::Relaxed) => {} // another's by now, and nobody's concern here
                 Err(LogError::Unavailable(why)) => {
                     tracing::warn!(partition, why, "can't restore now, trying again");
                     ending.pause(RESTORE_RETRY);

@@ -1,6 +1,6 @@
 //! What a restore accepts, and everything it must refuse.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use statehouse_dataflows::{
     digest::row_hash,
@@ -13,6 +13,31 @@ use super::*;
 struct Kept {
     progress: Option<(Offset, Progress)>,
     records: Vec<Vec<u8>>,
+}
+
+/// One whose end is not all to be seen at first, or that is cancelled while it is read.
+struct Late(Kept, Vec<Vec<u8>>, Arc<AtomicBool>);
+
+impl Checkpoint for Late {
+    fn progress(&mut self, partition: Partition) -> Result<Option<(Offset, Progress)>, LogError> {
+        self.0.progress(partition)
+    }
+    fn start_offset(&mut self, partition: Partition, start: Start) -> Result<Offset, LogError> {
+        self.0.start_offset(partition, start)
+    }
+    fn read(
+        &mut self,
+        partition: Partition,
+        from: Offset,
+        each: &mut dyn FnMut(Offset, &[u8]) -> ControlFlow<()>,
+    ) -> Result<bool, LogError> {
+        if self.1.is_empty() {
+            self.2.store(true, Ordering::Relaxed);
+        }
+        let done = self.0.read(partition, from, each);
+        self.0.records.append(&mut self.1);
+        done
+    }
 }
 
 const FIRST: Offset = 5;
@@ -87,10 +112,14 @@ fn kept() -> Kept {
 }
 
 fn restore(kept: Kept, batch_rows: usize) -> Result<Vec<Delivered>, LogError> {
+    restore_from(Box::new(kept), batch_rows, Arc::default())
+}
+
+fn restore_from(kept: Box<dyn Checkpoint>, batch_rows: usize, cancelled: Arc<AtomicBool>) -> Result<Vec<Delivered>, LogError> {
     let keys = RandomState::with_seeds(1, 2, 3, 4);
     let settings = RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows, keys };
-    let request = Request { partition: 3, number: 9, cancelled: Arc::default() };
-    let restored = Restore::new(settings, Box::new(kept)).restore(&request)?;
+    let request = Request { partition: 3, number: 9, cancelled };
+    let restored = Restore::new(settings, kept).restore(&request)?;
     Ok(restored.inspect(|delivery| assert_eq!((delivery.partition, delivery.number), (3, 9))).map(|delivery| delivery.what).collect())
 }
 
@@ -201,4 +230,19 @@ fn a_chunk_of_several_pieces_must_have_all_of_them() {
         records.remove(missing);
         assert!(matches!(restore(Kept { records, progress }, 100), Err(LogError::Corrupt(_))), "without piece {missing}");
     }
+}
+
+#[test]
+fn what_is_broken_is_looked_at_twice() {
+    let mut kept = kept();
+    let last = kept.records.split_off(2);
+    let delivered = restore_from(Box::new(Late(kept, last, Arc::default())), 100, Arc::default()).unwrap();
+    assert_eq!(rows(&delivered), history().1);
+}
+
+#[test]
+fn a_restore_for_nobody_is_broken_off() {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let late = Late(kept(), Vec::new(), Arc::clone(&cancelled));
+    assert!(matches!(restore_from(Box::new(late), 100, cancelled), Err(LogError::Unavailable(_))));
 }

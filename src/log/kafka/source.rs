@@ -158,7 +158,17 @@ impl KafkaSource {
         let Some(reading) = self.reading.get(&partition).filter(|reading| reading.started) else { return Ok(()) };
         tracing::debug!(partition, "a record came by the wrong queue; reading it again");
         let next_offset = reading.next_offset;
-        self.seek(partition, next_offset).map(drop)
+        self.read_again(partition, next_offset)
+    }
+
+    /// Reads on from `offset`. Where the client can't seek now, the partition waits to begin until it can: else what was skipped would be
+    /// lost, or an end never told.
+    fn read_again(&mut self, partition: Partition, offset: Offset) -> Result<(), LogError> {
+        let sought = self.seek(partition, offset)?;
+        if let Some(reading) = self.reading.get_mut(&partition) {
+            reading.started &= sought;
+        }
+        Ok(())
     }
 
     /// Whether the client did it; it can't yet while it is busy assigning.
@@ -252,7 +262,7 @@ impl KafkaSource {
         for (partition, offset) in fallen.collect::<Vec<_>>() {
             self.ready.push_back(Polled::Behind(partition));
             // The client tells an end once; asked anew, it tells it again as soon as a fetch succeeds.
-            self.seek(partition, offset)?;
+            self.read_again(partition, offset)?;
         }
         Ok(())
     }
