@@ -1,5 +1,6 @@
 //! The reference workload, as `scripts/kafka gen` makes it: agents report on objects whose truth flips slowly, and each errs in a tenth of
 //! its reports. The same random numbers, so that the number of changes is the known one.
+#![allow(dead_code, reason = "each bench uses its part")]
 
 /// The changes of the default shape under a majority (4,000,000 reports, 200,000 objects, 5 agents, seed 1).
 pub(crate) const CHANGES: usize = 577_702;

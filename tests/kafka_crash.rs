@@ -4,42 +4,34 @@
 //! `STATEHOUSE_SEED` (a new one each time) is printed with every failure.
 
 use std::{
-    collections::BTreeMap,
     env,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rdkafka::{
-    ClientConfig, Message, Offset as Place, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
+    ClientConfig,
     producer::{BaseProducer, BaseRecord, Producer},
 };
-use serde_json::Value;
-use statehouse::{config::Config, registry::Registry};
-use statehouse_dataflows::{
-    reference::Reference,
-    vocabulary::{Event, Moment},
-};
+use statehouse::config::Config;
 
 #[path = "support/broker.rs"]
 mod broker;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/sink.rs"]
+mod sink;
 
 use broker::shared;
 use program::{Program, agent};
+use sink::Watch;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PARTITIONS: i32 = 4;
 const REPORTS: u64 = 100_000;
 const OBJECTS: u64 = 10_000;
 const KILLS: u64 = 4;
-
-/// A change as the sink shows it: state, previous state, cause, and its record's partition and offset.
-type Shown = (Option<String>, Option<String>, String, Option<(i64, i64)>);
 
 fn random(mut state: u64) -> impl FnMut(u64) -> u64 {
     state |= 1;
@@ -49,37 +41,6 @@ fn random(mut state: u64) -> impl FnMut(u64) -> u64 {
         state ^= state << 17;
         (state >> 11) % bound
     }
-}
-
-fn consumer(brokers: &str, group: &str) -> BaseConsumer {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", group).set("isolation.level", "read_committed");
-    config.set("enable.auto.commit", "false").set("enable.partition.eof", "true").set("auto.offset.reset", "error");
-    config.create().expect("a consumer")
-}
-
-/// Every committed record of the topic: key, value, partition and offset; each partition in order.
-fn read(brokers: &str, topic: &str) -> Vec<(String, Vec<u8>, (i32, i64))> {
-    let consumer = consumer(brokers, "reader");
-    let mut places = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        places.add_partition_offset(topic, partition, Place::Beginning).expect("a place");
-    }
-    consumer.assign(&places).expect("assigned");
-    let (mut records, mut ended, begun) = (Vec::new(), 0, Instant::now());
-    while ended < PARTITIONS {
-        assert!(begun.elapsed() < PATIENCE, "{topic} can't be read in time");
-        match consumer.poll(Duration::from_millis(100)) {
-            None => {}
-            Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
-            Some(Err(error)) => panic!("{topic}: {error}"),
-            Some(Ok(message)) => {
-                let key = String::from_utf8(message.key().expect("a key").to_vec()).expect("UTF-8");
-                records.push((key, message.payload().unwrap_or_default().to_vec(), (message.partition(), message.offset())));
-            }
-        }
-    }
-    records
 }
 
 /// Sends the reports, with some pauses; the program is killed meanwhile.
@@ -102,57 +63,6 @@ fn report(brokers: &str, topic: &str, seed: u64) {
         }
     }
     producer.flush(PATIENCE).expect("everything is delivered");
-}
-
-/// Waits until the group has committed all of the source.
-fn wait_until_applied(brokers: &str, house: &str, topic: &str) {
-    let (consumer, begun) = (consumer(brokers, house), Instant::now());
-    let mut places = TopicPartitionList::new();
-    (0..PARTITIONS).for_each(|partition| _ = places.add_partition(topic, partition));
-    let is_applied = || {
-        let Ok(committed) = consumer.committed_offsets(places.clone(), Duration::from_secs(5)) else { return false };
-        (0..PARTITIONS).all(|partition| {
-            let (_, end) = consumer.fetch_watermarks(topic, partition, PATIENCE).expect("watermarks");
-            committed.find_partition(topic, partition).is_some_and(|place| place.offset() == Place::Offset(end))
-        })
-    };
-    while !is_applied() {
-        assert!(begun.elapsed() < PATIENCE, "not applied in time");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn by_object(shown: impl IntoIterator<Item = (String, Shown)>) -> BTreeMap<String, Vec<Shown>> {
-    let mut objects: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
-    shown.into_iter().for_each(|(object, shown)| objects.entry(object).or_default().push(shown));
-    objects
-}
-
-fn expected(config: &Config, source: Vec<(String, Vec<u8>, (i32, i64))>) -> BTreeMap<String, Vec<Shown>> {
-    let mut reference = Reference::new(&config.plan(&Registry::new()).expect("a plan"));
-    let mut shown = Vec::new();
-    for (object, value, (partition, offset)) in source {
-        let value: Value = serde_json::from_slice(&value).expect("JSON");
-        let text = |name: &str| value[name].as_str().expect("text");
-        let event = Event::Report { agent: text("agent"), state: text("state"), ts_ms: 0, ttl_ms: None };
-        let moment = Moment { partition, event: 0, clock_ms: 0, offset: Some(offset) };
-        for change in reference.apply(moment, 0, &object, event) {
-            let place = change.offset.map(|offset| (i64::from(partition), offset));
-            let text = |name: Option<&std::sync::Arc<str>>| name.map(ToString::to_string);
-            let change = (text(change.state.as_ref()), text(change.previous.as_ref()), change.cause.as_str().to_owned(), place);
-            shown.push((object.clone(), change));
-        }
-    }
-    by_object(shown)
-}
-
-fn published(sink: Vec<(String, Vec<u8>, (i32, i64))>) -> BTreeMap<String, Vec<Shown>> {
-    by_object(sink.into_iter().map(|(object, value, _)| {
-        let value: Value = serde_json::from_slice(&value).expect("JSON");
-        let text = |name: &str| value[name].as_str().map(str::to_owned);
-        let place = value["source"]["partition"].as_i64().zip(value["source"]["offset"].as_i64());
-        (object, (text("state"), text("previous"), text("cause").expect("a cause"), place))
-    }))
 }
 
 #[test]
@@ -190,15 +100,10 @@ fn kills_under_load_lose_and_repeat_nothing() {
         }
         assert!(met >= 2, "STATEHOUSE_SEED={seed}: kills fell while reports came: {met}");
     });
-    wait_until_applied(&brokers, &house, &topics.source);
+    Watch::new(&config).wait_until_applied();
     program.terminate();
-    let expected = expected(&config, read(&brokers, &topics.source));
-    let published = published(read(&brokers, &topics.sink));
-    let changes = |objects: &BTreeMap<String, Vec<Shown>>| objects.values().map(Vec::len).sum::<usize>();
-    println!("{} objects, {} changes, seed {seed}", published.len(), changes(&published));
-    for (object, expected) in &expected {
-        assert_eq!(published.get(object), Some(expected), "STATEHOUSE_SEED={seed}: changes of {object}");
-    }
-    assert_eq!(published.len(), expected.len(), "STATEHOUSE_SEED={seed}");
-    assert!(changes(&expected) > 10_000, "much happens");
+    let (expected, published) = (sink::expected(&config), sink::published(&config));
+    println!("{} objects, {} changes, seed {seed}", published.len(), sink::count(&published));
+    sink::compare(&published, &expected, &format!("STATEHOUSE_SEED={seed}"));
+    assert!(sink::count(&expected) > 10_000, "much happens");
 }

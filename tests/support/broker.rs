@@ -51,7 +51,7 @@ impl Broker {
         let password = password_file();
         fs::write(&password, PASSWORD).expect("the password's file");
         let pid = process::id().to_string();
-        let started = kafka(&["start", &text(&dir), "--while", &pid, "--scram", USER, &text(&password)]);
+        let started = kafka(&dir, &["start", "--while", &pid, "--scram", USER, &text(&password)]);
         let mut addresses = started.lines().map(str::to_owned);
         let mut next = || addresses.next().unwrap_or_else(|| panic!("scripts/kafka start printed no two addresses: {started:?}"));
         Self { address: next(), sasl_address: next(), dir }
@@ -59,18 +59,29 @@ impl Broker {
 
     /// Kills it without notice.
     pub fn kill(&self) {
-        kafka(&["kill", &text(&self.dir)]);
+        kafka(&self.dir, &["kill"]);
     }
 
     /// Starts it again where it was, with its data.
     pub fn start_again(&self) {
-        kafka(&["start", &text(&self.dir)]);
+        kafka(&self.dir, &["start"]);
+    }
+
+    /// Makes a topic.
+    pub fn create_topic(&self, topic: &str, partitions: i32) {
+        kafka(&self.dir, &["topics", "--create", "--topic", topic, "--partitions", &partitions.to_string()]);
+    }
+
+    /// Fills a topic with the reference workload: reports on objects by agents.
+    pub fn fill(&self, topic: &str, (reports, objects, agents): (u64, i32, i32)) {
+        let shape = [reports.to_string(), objects.to_string(), agents.to_string()];
+        kafka(&self.dir, &["gen", &self.address, topic, &shape[0], &shape[1], &shape[2], "1", "0.1"]);
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        kafka(&["stop", &text(&self.dir)]);
+        kafka(&self.dir, &["stop"]);
     }
 }
 
@@ -78,9 +89,12 @@ fn text(path: &Path) -> String {
     path.to_str().expect("a UTF-8 path").to_owned()
 }
 
-fn kafka(arguments: &[&str]) -> String {
+/// Acts on the broker in this directory.
+fn kafka(dir: &Path, arguments: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka");
-    let output = Command::new(&script).args(arguments).output().unwrap_or_else(|error| panic!("{} can't run: {error}", script.display()));
+    let mut command = Command::new(&script);
+    let output = command.args(arguments).env("KAFKA_DIR", dir).output();
+    let output = output.unwrap_or_else(|error| panic!("{} can't run: {error}", script.display()));
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "scripts/kafka {arguments:?} failed (these tests need a real broker): {complaint}");
     String::from_utf8(output.stdout).expect("UTF-8")

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, ChildStderr, Command, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +21,7 @@ pub(crate) struct Program {
     child: Child,
     /// Where its HTTP listens.
     pub(crate) address: String,
+    complaints: Arc<Mutex<Vec<String>>>,
 }
 
 impl Program {
@@ -27,10 +29,11 @@ impl Program {
     pub(crate) fn serve(config: &Path) -> Self {
         let mut child = spawn(config);
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped"));
-        let address = listening(&mut lines);
-        // Drained, so that the program can go on writing.
-        thread::spawn(move || lines.lines().for_each(drop));
-        Self { child, address }
+        let (address, said) = listening(&mut lines);
+        let complaints = Arc::new(Mutex::new(said.lines().filter(|line| is_complaint(line)).map(str::to_owned).collect()));
+        let kept = Arc::clone(&complaints);
+        thread::spawn(move || drain(lines, &kept));
+        Self { child, address, complaints }
     }
 
     /// Starts it and kills it `after` that, however far it came.
@@ -46,6 +49,20 @@ impl Program {
             assert!(begun.elapsed() < PATIENCE, "not ready in time");
             thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("it can be looked at").is_none()
+    }
+
+    /// Its log's lines that are warnings or worse.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        self.complaints.lock().expect("no panic while it was held").clone()
     }
 
     /// kill -9.
@@ -78,18 +95,31 @@ fn spawn(config: &Path) -> Child {
     command.spawn().expect("the program starts")
 }
 
+/// Reads on, so that the program can go on writing.
+fn drain(lines: BufReader<ChildStderr>, complaints: &Mutex<Vec<String>>) {
+    for line in lines.lines().map_while(Result::ok).filter(|line| is_complaint(line)) {
+        complaints.lock().expect("no panic while it was held").push(line);
+    }
+}
+
+fn is_complaint(line: &str) -> bool {
+    let level = serde_json::from_str::<Value>(line).ok().and_then(|line| line["level"].as_str().map(str::to_owned));
+    level.is_none_or(|level| level == "WARN" || level == "ERROR") // what is not of the log is a panic's message
+}
+
 fn end(child: &mut Child) {
     let _ended_already = child.kill();
     child.wait().expect("it ends");
 }
 
-fn listening(lines: &mut BufReader<ChildStderr>) -> String {
+/// Where it listens, and what it said before.
+fn listening(lines: &mut BufReader<ChildStderr>) -> (String, String) {
     let mut said = String::new();
     loop {
         let mut line = String::new();
         assert!(lines.read_line(&mut line).expect("text") > 0, "the program ended before it listened:\n{said}");
         if let Some(address) = serde_json::from_str::<Value>(&line).ok().and_then(|line| line["address"].as_str().map(str::to_owned)) {
-            return address;
+            return (address, said);
         }
         said.push_str(&line);
     }
