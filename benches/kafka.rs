@@ -3,7 +3,8 @@
 //!
 //! Starts a broker of its own (`scripts/kafka`) on the same machine, whose share of the processors is not counted. `kills` kill -9 fall
 //! evenly over the run, the program starting again at once each time; their run counts from the first record, too, so it holds the waits
-//! for the dead instance's session. Prints one line of numbers, and the program's warnings if there are any.
+//! for the dead instance's session. Prints one line of numbers, one with the processor time by thread, and the program's warnings if there
+//! are any.
 //!
 //! `cargo bench --bench kafka -- [reports] [objects] [agents] [kills] [workers]`
 
@@ -76,6 +77,8 @@ fn main() {
         sink::count(&published),
         used.complaints.len(),
     );
+    let threads = used.threads.iter().map(|(name, seconds)| format!(" {name}={:.2}", seconds * 1e6 / reports));
+    println!("  cpu_us_per_report by thread:{}", threads.collect::<String>());
     used.complaints.iter().for_each(|line| println!("  {line}"));
     sink::compare(&published, &sink::expected(&config), "the house is wrong");
     if shape == DEFAULT_SHAPE {
@@ -166,6 +169,8 @@ impl Bench {
 #[derive(Default)]
 struct Used {
     cpu_seconds: f64,
+    /// Seconds of processor time by name of thread.
+    threads: BTreeMap<String, f64>,
     metrics: BTreeMap<String, f64>,
     complaints: Vec<String>,
 }
@@ -175,7 +180,13 @@ impl Used {
         for (name, value) in Self::scrape(program, agent) {
             *self.metrics.entry(name).or_default() += value;
         }
-        self.cpu_seconds += cpu_seconds(program.id());
+        let process = PathBuf::from(format!("/proc/{}", program.id()));
+        self.cpu_seconds += cpu_seconds(&process);
+        for thread in fs::read_dir(process.join("task")).expect("it runs") {
+            let thread = thread.expect("it runs").path();
+            let name = fs::read_to_string(thread.join("comm")).expect("a name");
+            *self.threads.entry(name.trim().to_owned()).or_default() += cpu_seconds(&thread);
+        }
         self.complain(program);
     }
 
@@ -232,9 +243,9 @@ impl Memory {
     }
 }
 
-/// User and system, of all threads, since its start.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+/// User and system, of a process or a thread, since its start.
+fn cpu_seconds(of: &Path) -> f64 {
+    let stat = fs::read_to_string(of.join("stat")).expect("it runs");
     let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect(); // from the third on
     let ticks = |at: usize| fields[at - 3].parse::<f64>().expect("a number");
     (ticks(14) + ticks(15)) / 100.0
