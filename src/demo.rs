@@ -150,7 +150,7 @@ impl Show {
     fn greet(&mut self, options: &Options, stage: &Stage, site: &str) -> Result<(), DemoError> {
         let program = std::env::args().next().unwrap_or_else(|| "statehouse".to_owned());
         let url = stage.url();
-        let server = if stage.is_usual() { String::new() } else { format!(" --server {url}") };
+        let elsewhere = if stage.is_usual() { String::new() } else { format!(" --url {url}") };
         let Options { seed, rate, .. } = options;
         let (sites, agents) = (SITES.len(), AGENTS.len());
         let lines = [
@@ -158,9 +158,9 @@ impl Show {
             format!("The house listens on {url} and keeps its log in {} until then.", stage.directory().display()),
             String::new(),
             "In another terminal, try:".to_owned(),
-            format!("  {program} get {site}{server}"),
+            format!("  {program} get {site}{elsewhere}"),
             format!("  curl '{url}/v1/objects?state={UNDER_ATTACK}'"),
-            format!("  {program} explain {site}{server}"),
+            format!("  {program} explain {site}{elsewhere}"),
             String::new(),
         ];
         lines.iter().try_for_each(|line| self.view.line(line)).map_err(DemoError::Output)
