@@ -6,194 +6,29 @@ use std::{
     io::{BufRead, BufReader},
     ops::ControlFlow,
     process::{Command, Stdio},
-    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientConfig, Message, Offset as Place, TopicPartitionList,
+    Offset as Place, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
-    message::Headers,
     producer::{BaseProducer, BaseRecord, Producer},
 };
 use statehouse::{
     config::Config,
-    log::{Log, LogError, Part, Polled, Progress, RejectRecord, SinkRecord, Start, TransactError, Transaction, kafka},
+    log::{Log, LogError, Polled, Progress, RejectRecord, SinkRecord, Start, TransactError, Transaction, kafka},
 };
-use uuid::Uuid;
 
 #[path = "support/broker.rs"]
 mod broker;
+#[path = "support/kafka_house.rs"]
+mod kafka_house;
 
 use broker::{Broker, shared};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Kept short, so that the tests see a lost member soon.
-const SESSION: Duration = Duration::from_secs(3);
-/// Long, so that waiting for it shows.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
-const PARTITIONS: i32 = 3;
-
-/// A house of its own for each test, on the shared broker unless told otherwise.
-struct House {
-    name: String,
-    brokers: String,
-    kafka: String,
-    properties: String,
-}
-
-impl House {
-    fn new() -> Self {
-        Self::on(shared())
-    }
-
-    fn on(broker: &Broker) -> Self {
-        Self { name: format!("house-{}", Uuid::new_v4()), brokers: broker.address.clone(), kafka: String::new(), properties: String::new() }
-    }
-
-    fn toml(&self) -> String {
-        format!(
-            "house = '{}'\nlog = 'kafka'\n[kafka]\nbrokers = '{}'\npartitions = {PARTITIONS}\nsession_timeout_ms = {}\n\
-             transaction_timeout_ms = {}\n{}\n[kafka.properties]\n{}\n",
-            self.name,
-            self.brokers,
-            SESSION.as_millis(),
-            TRANSACTION_TIMEOUT.as_millis(),
-            self.kafka,
-            self.properties
-        )
-    }
-
-    fn config(&self) -> Config {
-        toml::from_str(&self.toml()).expect("a configuration")
-    }
-
-    fn open(&self) -> Log {
-        kafka::open(&self.config()).expect("an open log")
-    }
-
-    fn topic(&self, what: &str) -> String {
-        format!("{}-{what}", self.name)
-    }
-
-    fn refusal(&self) -> String {
-        let Err(error) = kafka::open_while(&self.config(), &|| false) else { panic!("the start must be refused") };
-        error.to_string()
-    }
-}
-
-/// Polls until `wanted` says that it has seen enough.
-fn poll_until(log: &mut Log, mut wanted: impl FnMut(Polled) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let polled = log.source.poll(Duration::from_millis(50)).expect("polling never fails for an outage");
-        if wanted(polled) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "what was waited for did not come");
-    }
-}
-
-/// Polls until this many partitions are ours.
-fn await_partitions(log: &mut Log, count: usize) -> BTreeSet<i32> {
-    let mut owned = BTreeSet::new();
-    poll_until(log, |polled| {
-        match polled {
-            Polled::Assigned(partitions) => owned.extend(partitions),
-            Polled::Revoked { partitions, .. } => owned.retain(|partition| !partitions.contains(partition)),
-            _ => {}
-        }
-        owned.len() == count
-    });
-    owned
-}
-
-fn append(log: &Log, key: &str, value: Option<&str>) -> (i32, i64) {
-    let (done, outcome) = mpsc::channel();
-    log.appender.append(key.as_bytes(), value.map(str::as_bytes), Box::new(move |result| done.send(result).expect("the test waits")));
-    outcome.recv_timeout(PATIENCE).expect("an answer").expect("appended")
-}
-
-fn part(partition: i32, next_offset: i64, n: u64) -> Part {
-    Part {
-        partition,
-        next_offset,
-        progress: Progress { n, digest: 7 * n, start: 0 },
-        chunks: vec![format!("chunk {n} of {partition}").into_bytes()],
-        changes: vec![SinkRecord {
-            key: format!("object {partition}").into(),
-            value: Some(format!("state {n}").into_bytes()),
-            headers: vec![],
-        }],
-        rejects: vec![],
-    }
-}
-
-fn epoch(next_offset: i64, n: u64) -> Transaction {
-    Transaction { parts: (0..PARTITIONS).map(|partition| part(partition, next_offset, n)).collect() }
-}
-
-fn chunks(log: &mut Log, partition: i32) -> Vec<String> {
-    let mut all = Vec::new();
-    let broke = log
-        .checkpoint
-        .read(partition, 0, &mut |_, chunk| {
-            all.push(String::from_utf8_lossy(chunk).into_owned());
-            ControlFlow::Continue(())
-        })
-        .expect("read");
-    assert!(!broke);
-    all
-}
-
-/// Everything committed in a topic, up to its true end, as an ordinary client reads it.
-struct Line {
-    partition: i32,
-    key: Option<String>,
-    value: Option<String>,
-    headers: Vec<(String, String)>,
-    timestamp_ms: i64,
-}
-
-fn client(house: &House) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    client
-        .set("bootstrap.servers", &house.brokers)
-        .set("enable.partition.eof", "true")
-        .set("group.id", format!("reader-{}", Uuid::new_v4()));
-    client
-}
-
-fn committed(house: &House, topic: &str) -> Vec<Line> {
-    let reader: BaseConsumer = client(house).create().expect("a reader");
-    let mut all = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        all.add_partition_offset(topic, partition, Place::Beginning).expect("a partition");
-    }
-    reader.assign(&all).expect("assigned");
-    let mut lines = Vec::new();
-    let mut ended = BTreeSet::new();
-    let deadline = Instant::now() + PATIENCE;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    while ended.len() < PARTITIONS as usize {
-        assert!(Instant::now() < deadline, "{topic} does not end");
-        match reader.poll(Duration::from_millis(100)) {
-            Some(Ok(record)) => lines.push(Line {
-                partition: record.partition(),
-                key: record.key().map(text),
-                value: record.payload().map(text),
-                headers: record.headers().map_or_else(Vec::new, |headers| {
-                    headers.iter().map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default())).collect()
-                }),
-                timestamp_ms: record.timestamp().to_millis().unwrap_or(-1),
-            }),
-            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
-            Some(Err(_)) | None => {}
-        }
-    }
-    lines
-}
+use kafka_house::{
+    House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, chunks, client, committed, epoch, part,
+    poll_until, transactional_ids,
+};
 
 /// Runs a step and prints how long it took.
 fn timed<T>(what: &str, step: impl FnOnce() -> T) -> (T, Duration) {
@@ -452,31 +287,6 @@ fn dying_owner() {
     println!("open");
     loop {
         log.source.poll(Duration::from_millis(100)).expect("polled");
-    }
-}
-
-/// What the instances topic holds, in order of writing.
-fn transactional_ids(house: &House) -> Vec<String> {
-    let reader: BaseConsumer = client(house).create().expect("a reader");
-    let mut all = TopicPartitionList::new();
-    all.add_partition_offset(&house.topic("instances"), 0, Place::Beginning).expect("a partition");
-    reader.assign(&all).expect("assigned");
-    let mut live: Vec<(Vec<u8>, String)> = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        assert!(Instant::now() < deadline, "the instances topic does not end");
-        match reader.poll(Duration::from_millis(100)) {
-            Some(Ok(record)) => {
-                let key = record.key().expect("a key").to_vec();
-                live.retain(|(other, _)| *other != key);
-                if let Some(value) = record.payload() {
-                    let entry: serde_json::Value = serde_json::from_slice(value).expect("JSON");
-                    live.push((key, entry["transactional_id"].as_str().expect("an id").to_owned()));
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => return live.into_iter().map(|(_, id)| id).collect(),
-            Some(Err(_)) | None => {}
-        }
     }
 }
 

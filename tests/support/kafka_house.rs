@@ -1,0 +1,217 @@
+//! A house on Kafka for each test of the log, what its epochs look like, and what an ordinary client reads of them.
+//!
+//! Include it with `#[path = "support/kafka_house.rs"] mod kafka_house;`, beside the broker.
+#![allow(unreachable_pub, reason = "a module of test programs")]
+
+use std::{
+    collections::BTreeSet,
+    ops::ControlFlow,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Message, Offset as Place, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::Headers,
+};
+use statehouse::{
+    config::Config,
+    log::{Log, Part, Polled, Progress, SinkRecord, Transaction, kafka},
+};
+use uuid::Uuid;
+
+use crate::broker::{Broker, shared};
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Kept short, so that the tests see a lost member soon.
+pub const SESSION: Duration = Duration::from_secs(3);
+/// Long, so that waiting for it shows.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+pub const PARTITIONS: i32 = 3;
+
+/// A house of its own for each test, on the shared broker unless told otherwise.
+pub struct House {
+    pub name: String,
+    pub brokers: String,
+    pub kafka: String,
+    pub properties: String,
+}
+
+impl House {
+    pub fn new() -> Self {
+        Self::on(shared())
+    }
+
+    pub fn on(broker: &Broker) -> Self {
+        Self { name: format!("house-{}", Uuid::new_v4()), brokers: broker.address.clone(), kafka: String::new(), properties: String::new() }
+    }
+
+    pub fn toml(&self) -> String {
+        format!(
+            "house = '{}'\nlog = 'kafka'\n[kafka]\nbrokers = '{}'\npartitions = {PARTITIONS}\nsession_timeout_ms = {}\n\
+             transaction_timeout_ms = {}\n{}\n[kafka.properties]\n{}\n",
+            self.name,
+            self.brokers,
+            SESSION.as_millis(),
+            TRANSACTION_TIMEOUT.as_millis(),
+            self.kafka,
+            self.properties
+        )
+    }
+
+    pub fn config(&self) -> Config {
+        toml::from_str(&self.toml()).expect("a configuration")
+    }
+
+    pub fn open(&self) -> Log {
+        kafka::open(&self.config()).expect("an open log")
+    }
+
+    pub fn topic(&self, what: &str) -> String {
+        format!("{}-{what}", self.name)
+    }
+
+    pub fn refusal(&self) -> String {
+        let Err(error) = kafka::open_while(&self.config(), &|| false) else { panic!("the start must be refused") };
+        error.to_string()
+    }
+}
+
+/// Polls until `wanted` says that it has seen enough.
+pub fn poll_until(log: &mut Log, mut wanted: impl FnMut(Polled) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let polled = log.source.poll(Duration::from_millis(50)).expect("polling never fails for an outage");
+        if wanted(polled) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "what was waited for did not come");
+    }
+}
+
+/// Polls until this many partitions are ours.
+pub fn await_partitions(log: &mut Log, count: usize) -> BTreeSet<i32> {
+    let mut owned = BTreeSet::new();
+    poll_until(log, |polled| {
+        match polled {
+            Polled::Assigned(partitions) => owned.extend(partitions),
+            Polled::Revoked { partitions, .. } => owned.retain(|partition| !partitions.contains(partition)),
+            _ => {}
+        }
+        owned.len() == count
+    });
+    owned
+}
+
+pub fn append(log: &Log, key: &str, value: Option<&str>) -> (i32, i64) {
+    let (done, outcome) = mpsc::channel();
+    log.appender.append(key.as_bytes(), value.map(str::as_bytes), Box::new(move |result| done.send(result).expect("the test waits")));
+    outcome.recv_timeout(PATIENCE).expect("an answer").expect("appended")
+}
+
+pub fn part(partition: i32, next_offset: i64, n: u64) -> Part {
+    Part {
+        partition,
+        next_offset,
+        progress: Progress { n, digest: 7 * n, start: 0 },
+        chunks: vec![format!("chunk {n} of {partition}").into_bytes()],
+        changes: vec![SinkRecord {
+            key: format!("object {partition}").into(),
+            value: Some(format!("state {n}").into_bytes()),
+            headers: vec![],
+        }],
+        rejects: vec![],
+    }
+}
+
+pub fn epoch(next_offset: i64, n: u64) -> Transaction {
+    Transaction { parts: (0..PARTITIONS).map(|partition| part(partition, next_offset, n)).collect() }
+}
+
+pub fn chunks(log: &mut Log, partition: i32) -> Vec<String> {
+    let mut all = Vec::new();
+    let broke = log
+        .checkpoint
+        .read(partition, 0, &mut |_, chunk| {
+            all.push(String::from_utf8_lossy(chunk).into_owned());
+            ControlFlow::Continue(())
+        })
+        .expect("read");
+    assert!(!broke);
+    all
+}
+
+/// Everything committed in a topic, up to its true end, as an ordinary client reads it.
+pub struct Line {
+    pub partition: i32,
+    pub key: Option<String>,
+    pub value: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub timestamp_ms: i64,
+}
+
+pub fn client(house: &House) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &house.brokers)
+        .set("enable.partition.eof", "true")
+        .set("group.id", format!("reader-{}", Uuid::new_v4()));
+    client
+}
+
+pub fn committed(house: &House, topic: &str) -> Vec<Line> {
+    let reader: BaseConsumer = client(house).create().expect("a reader");
+    let mut all = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        all.add_partition_offset(topic, partition, Place::Beginning).expect("a partition");
+    }
+    reader.assign(&all).expect("assigned");
+    let mut lines = Vec::new();
+    let mut ended = BTreeSet::new();
+    let deadline = Instant::now() + PATIENCE;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    while ended.len() < PARTITIONS as usize {
+        assert!(Instant::now() < deadline, "{topic} does not end");
+        match reader.poll(Duration::from_millis(100)) {
+            Some(Ok(record)) => lines.push(Line {
+                partition: record.partition(),
+                key: record.key().map(text),
+                value: record.payload().map(text),
+                headers: record.headers().map_or_else(Vec::new, |headers| {
+                    headers.iter().map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default())).collect()
+                }),
+                timestamp_ms: record.timestamp().to_millis().unwrap_or(-1),
+            }),
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+            Some(Err(_)) | None => {}
+        }
+    }
+    lines
+}
+
+/// What the instances topic holds, in order of writing.
+pub fn transactional_ids(house: &House) -> Vec<String> {
+    let reader: BaseConsumer = client(house).create().expect("a reader");
+    let mut all = TopicPartitionList::new();
+    all.add_partition_offset(&house.topic("instances"), 0, Place::Beginning).expect("a partition");
+    reader.assign(&all).expect("assigned");
+    let mut live: Vec<(Vec<u8>, String)> = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "the instances topic does not end");
+        match reader.poll(Duration::from_millis(100)) {
+            Some(Ok(record)) => {
+                let key = record.key().expect("a key").to_vec();
+                live.retain(|(other, _)| *other != key);
+                if let Some(value) = record.payload() {
+                    let entry: serde_json::Value = serde_json::from_slice(value).expect("JSON");
+                    live.push((key, entry["transactional_id"].as_str().expect("an id").to_owned()));
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return live.into_iter().map(|(_, id)| id).collect(),
+            Some(Err(_)) | None => {}
+        }
+    }
+}
