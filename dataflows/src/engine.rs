@@ -17,22 +17,15 @@ mod answer;
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use differential_dataflow::{
-    AsCollection,
-    operators::{
-        CountTotal,
-        arrange::{TraceAgent, arrangement::arrange_core},
-    },
-    trace::{
-        TraceReader,
-        implementations::{KeyBatcher, KeySpine, ValBatcher, ValSpine},
-    },
+    operators::arrange::{Arranged, arrangement::arrange_core},
+    trace::TraceReader,
 };
 use timely::{
     WorkerConfig,
     communication::Allocator,
     container::CapacityContainerBuilder,
     dataflow::{
-        InputHandle,
+        InputHandle, Stream,
         channels::pact::Pipeline,
         operators::{Concat, Input, Probe, probe},
     },
@@ -42,23 +35,25 @@ use timely::{
 
 pub use crate::reports::Counts;
 use crate::{
+    flat::{self, EpochBatcher, FlatSpine, FlatTrace, Update},
     names::{Names, ObjectId},
     plan::Plan,
-    publish::{Control, Outbox, Settled, Shared, TallyTrace, life::Act, part, publish},
-    reports::{Claim, Context, ReportDiff, Reports, Said, Subject, TallyDiff},
+    publish::{
+        Control, Outbox, Settled, Shared,
+        life::Act,
+        part, publish,
+        slots::{Slot, Slots},
+    },
+    reports::{Context, ReportDiff, Reports, Said, Subject, TallyDiff},
     rule::decide::Rules,
-    tally::Tally,
-    verdict::{self, ReportsTrace},
-    vocabulary::{Change, Event, Name, Partition, Published, Row, RowValue, Run, Seq},
+    verdict::{self, ReportsTrace, TallyTrace},
+    vocabulary::{Change, Event, Name, Partition, Row, RowValue, Run, Seq},
 };
 
-type KnownTrace = TraceAgent<ValSpine<(Name, Partition), ObjectId, Seq, i32>>;
-type PublishedTrace = TraceAgent<ValSpine<ObjectId, Arc<Published>, Seq, i32>>;
-type SummaryTrace = TraceAgent<KeySpine<Option<Name>, Seq, i32>>;
+type KnownTrace = FlatTrace<(Name, Partition), ObjectId, i32>;
+type PublishedTrace = FlatTrace<ObjectId, Slot, i32>;
+type SummaryTrace = FlatTrace<Option<Name>, (), i32>;
 type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;
-
-/// Differences that wait for the dataflow at most: its sorting then works on what is still in the cache.
-const FEED_MAX: usize = 8_192;
 
 /// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
 pub const WINDOW: usize = 32;
@@ -71,6 +66,7 @@ pub struct Engine {
     reports: Reports,
     /// Runs not wholly closed, in seq order.
     runs: VecDeque<Run>,
+    slots: Rc<RefCell<Slots>>,
     outbox: Rc<RefCell<Outbox>>,
     inputs: Inputs,
     traces: Traces,
@@ -124,11 +120,12 @@ impl Engine {
     pub fn new(plan: Arc<Plan>) -> Self {
         let rules = Rc::new(Rules::compile(&plan));
         let names = Rc::new(RefCell::new(Names::new(&rules.named, rules.sets.len())));
+        let slots = Rc::new(RefCell::new(Slots::default()));
         let outbox = Rc::new(RefCell::new(Outbox::default()));
         let mut worker = Worker::new(WorkerConfig::default(), Allocator::Thread(Default::default()), None);
-        let (inputs, traces, probe) = build(&mut worker, &rules, &names, &outbox);
-        let (reports, runs) = (Reports::default(), VecDeque::new());
-        Self { plan, rules, names, reports, runs, outbox, inputs, traces, probe, closed_end: 0, committed: 0, worker }
+        let (inputs, traces, probe) = build(&mut worker, &rules, &names, (&slots, &outbox));
+        let (reports, runs) = (Reports::new(rules.any_over_reports()), VecDeque::new());
+        Self { plan, rules, names, reports, runs, slots, outbox, inputs, traces, probe, closed_end: 0, committed: 0, worker }
     }
 
     /// The seqs that follow. Every run comes here, in seq order, before its events.
@@ -175,7 +172,6 @@ impl Engine {
                 self.control(seq, Control::Act(id, Act::Purge));
             }
         }
-        self.feed_if_full();
     }
 
     /// All rows of one object, as the checkpoint has them. Makes no change and no row. Several objects may share a seq; the seq's run is
@@ -195,7 +191,6 @@ impl Engine {
                 RowValue::Report(_, None) | RowValue::Object(None) => {}
             }
         }
-        self.feed_if_full();
     }
 
     /// After all rows of a partition: where today's rules come to something else than what is stored, that is a change (cause `rule`).
@@ -213,6 +208,7 @@ impl Engine {
 
     /// Closes the epoch: everything before `end` is in. Works until every stage has seen it.
     pub fn close(&mut self, end: Seq) -> Closed {
+        self.reports.settle(end.saturating_sub(1));
         self.feed();
         self.inputs.advance_to(end);
         let Self { worker, probe, .. } = self;
@@ -231,6 +227,7 @@ impl Engine {
         let mut names = self.names.borrow_mut();
         names.states.committed(last);
         names.agents.committed(last);
+        self.slots.borrow_mut().committed(last);
     }
 
     /// How many objects, agents and states have ids now. For tests of their reuse.
@@ -255,21 +252,26 @@ impl Engine {
     /// What the epoch left behind, put in order.
     fn collect(&mut self) -> Closed {
         let outbox = std::mem::take(&mut *self.outbox.borrow_mut());
-        let mut rows: Vec<(ObjectId, Row)> = Vec::with_capacity(outbox.rows.len());
+        let mut rows = Vec::with_capacity(outbox.rows.len() + self.reports.changed());
         let mut digests: Vec<(Partition, u64)> = Vec::new();
-        let mut add = |id: ObjectId, row: Row, delta: u64| {
+        let mut add = |row: Row, delta: u64| {
             match digests.iter_mut().find(|(partition, _)| *partition == row.partition) {
                 Some((_, sum)) => *sum = sum.wrapping_add(delta),
                 None => digests.push((row.partition, delta)),
             }
-            rows.push((id, row));
+            rows.push(row);
         };
-        self.reports.take_rows(&self.names.borrow(), &mut add);
-        outbox.rows.into_iter().for_each(|(id, row, delta)| add(id, row, delta));
-        rows.sort_by_key(|(id, _)| *id); // runs of sorted ids: cheap
+        let mut of_objects = outbox.rows.into_iter().peekable();
+        self.reports.take_rows(&self.names.borrow(), |id, row, delta| {
+            while let Some((_, row, delta)) = of_objects.next_if(|(other, ..)| *other < id) {
+                add(row, delta);
+            }
+            add(row, delta);
+        });
+        of_objects.for_each(|(_, row, delta)| add(row, delta));
         self.reports.forgotten(outbox.gone);
         let counts = std::mem::take(&mut self.reports.counts);
-        Closed { changes: outbox.changes, rows: rows.into_iter().map(|(_, row)| row).collect(), digests, counts }
+        Closed { changes: outbox.changes, rows, digests, counts }
     }
 
     /// The id of an object, which is made known if it is not.
@@ -311,13 +313,6 @@ impl Engine {
 
     fn control(&mut self, seq: Seq, control: Control) {
         self.inputs.waiting_control.push((seq, control));
-    }
-
-    fn feed_if_full(&mut self) {
-        if self.reports.report_diffs.len() >= FEED_MAX {
-            self.feed();
-            self.worker.step();
-        }
     }
 
     /// Hands what waits to the dataflow.
@@ -363,38 +358,48 @@ fn build(
     worker: &mut Worker,
     rules: &Rc<Rules>,
     names: &Rc<RefCell<Names>>,
-    outbox: &Rc<RefCell<Outbox>>,
+    (slots, outbox): (&Rc<RefCell<Slots>>, &Rc<RefCell<Outbox>>),
 ) -> (Inputs, Traces, probe::Handle<Seq>) {
     let probe = probe::Handle::new();
     worker.dataflow(|scope| {
         let (reports_input, reports) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<ReportDiff>>>();
         let (tally_input, tallies) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<TallyDiff>>>();
         let (control_input, control) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<(Seq, Control)>>>();
-        let reports = arrange_core::<_, _, _, ValSpine<ObjectId, Claim, Seq, i32>>(reports, Pipeline, "Reports", ValBatcher::new);
-        let tallies = tallies.as_collection().map(|object| (object, ())).inner;
-        let tallies = arrange_core::<_, _, _, KeySpine<ObjectId, Seq, Tally>>(tallies, Pipeline, "Tally", KeyBatcher::new);
+        let reports = arrange(reports, "Reports");
+        let tallies = arrange(tallies, "Tally");
         let (reports_trace, tally_trace) = (reports.trace.clone(), tallies.trace.clone());
 
-        let mut decisions = verdict::over_tallies(tallies.count_total_core::<i32>(), rules.clone(), names.clone());
+        let mut decisions = verdict::over_tallies(tallies, rules.clone(), names.clone());
         if rules.any_over_reports() {
             decisions = decisions.concat(verdict::over_reports(reports, rules.clone(), names.clone()));
         }
-        let shared = Shared { rules: rules.clone(), names: names.clone(), outbox: outbox.clone(), tallies: tally_trace.clone() };
+        let shared = Shared {
+            rules: rules.clone(),
+            names: names.clone(),
+            outbox: outbox.clone(),
+            tallies: tally_trace.clone(),
+            slots: slots.clone(),
+        };
         let settled = publish(decisions, control, shared);
         let known = part(settled.clone(), |settled: &Settled| &settled.known);
         let published = part(settled.clone(), |settled: &Settled| &settled.published);
         let by_state = part(settled, |settled: &Settled| &settled.by_state);
-        let known = arrange_core::<_, _, _, ValSpine<(Name, Partition), ObjectId, Seq, i32>>(known, Pipeline, "Known", ValBatcher::new);
-        let published =
-            arrange_core::<_, _, _, ValSpine<ObjectId, Arc<Published>, Seq, i32>>(published, Pipeline, "Published", ValBatcher::new);
-        let summary = arrange_core::<_, _, _, KeySpine<Option<Name>, Seq, i32>>(by_state, Pipeline, "Summary", KeyBatcher::new);
+        let known = arrange(known, "Known");
+        let published = arrange(published, "Published");
+        let summary = arrange(by_state, "Summary");
         known.stream.probe_with(&probe);
         published.stream.probe_with(&probe);
         summary.stream.probe_with(&probe);
-        let inputs =
-            Inputs { reports: reports_input, tallies: tally_input, control: control_input, waiting_control: Vec::with_capacity(FEED_MAX) };
+        let inputs = Inputs { reports: reports_input, tallies: tally_input, control: control_input, waiting_control: Vec::new() };
         let (known, published, summary) = (known.trace, published.trace, summary.trace);
         let traces = Traces { reports: reports_trace, tallies: tally_trace, known, published, summary };
         (inputs, traces, probe)
     })
+}
+
+fn arrange<'a, K: flat::Part, V: flat::Part, R: flat::Diff>(
+    updates: Stream<'a, Seq, Vec<Update<K, V, R>>>,
+    name: &str,
+) -> Arranged<'a, FlatTrace<K, V, R>> {
+    arrange_core::<_, _, _, FlatSpine<K, V, R>>(updates, Pipeline, name, |_, _| EpochBatcher::default())
 }

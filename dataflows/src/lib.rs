@@ -5,12 +5,13 @@
 //! that says what it must do; `tests/oracle.rs` holds the one against the other.
 //!
 //! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert, `tally` the
-//! difference type, `verdict` (with [`rule`]) decides, `publish` (with `due`) makes changes, [`query`] has the answers and [`digest`] what
+//! difference type, `flat` the arrangements, `verdict` (with [`rule`]) decides, `publish` (with `due`) makes changes, [`query`] has the answers and [`digest`] what
 //! the checkpoint is checked by.
 
 pub mod digest;
 mod due;
 pub mod engine;
+mod flat;
 mod names;
 pub mod plan;
 mod publish;

@@ -7,14 +7,11 @@
 //! Assumes that an object is introduced before anything happens to it, and that runs cover all seqs.
 
 pub(crate) mod life;
+pub(crate) mod slots;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use differential_dataflow::{
-    difference::Semigroup,
-    operators::arrange::TraceAgent,
-    trace::{Cursor, TraceReader, cursor::cursor_list, implementations::KeySpine},
-};
+use differential_dataflow::{difference::Semigroup, trace::TraceReader};
 use hashbrown::HashMap;
 use timely::{
     container::CapacityContainerBuilder,
@@ -25,25 +22,25 @@ use timely::{
 use crate::{
     digest::{object_hash, object_row_hash},
     due::DueIndex,
+    flat::{Update, batches},
     names::{Names, ObjectId},
     rule::decide::Rules,
     tally::Tally,
-    verdict::{Decisions, Update},
+    verdict::{self, Decisions, TallyTrace},
     vocabulary::{Change, Millis, Moment, Name, Partition, Published, Row, RowValue, Run, Seq, TICK_MS, Votes},
 };
 use life::{Act, Life, Lives, Step};
+use slots::{Slot, Slots};
 
-/// The arrangement of tallies.
-pub(crate) type TallyTrace = TraceAgent<KeySpine<ObjectId, Seq, Tally>>;
 /// What an epoch left, as differences at its last seq. One value for each epoch, shared by the arrangements that take their part of it.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    /// What is published of each known object, by id: moving a row compares and copies no name.
-    pub(crate) published: Vec<((ObjectId, Arc<Published>), Seq, i32)>,
+    /// What is published of each known object, both in ids: moving a row compares and copies no name.
+    pub(crate) published: Vec<Update<ObjectId, Slot, i32>>,
     /// Known objects in their order. Changes only where objects come and go.
-    pub(crate) known: Vec<(((Name, Partition), ObjectId), Seq, i32)>,
+    pub(crate) known: Vec<Update<(Name, Partition), ObjectId, i32>>,
     /// Known objects by state.
-    pub(crate) by_state: Vec<((Option<Name>, ()), Seq, i32)>,
+    pub(crate) by_state: Vec<Update<Option<Name>, (), i32>>,
 }
 
 /// What publish is told besides decisions.
@@ -66,7 +63,7 @@ pub(crate) enum Control {
 pub(crate) struct Outbox {
     /// In seq order.
     pub(crate) changes: Vec<Change>,
-    /// Rows that differ from the checkpoint, and what they add to its digest.
+    /// Rows that differ from the checkpoint, by object, and what they add to its digest.
     pub(crate) rows: Vec<(ObjectId, Row, u64)>,
     /// Objects that are known no more.
     pub(crate) gone: Vec<(Seq, ObjectId)>,
@@ -78,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) names: Rc<RefCell<Names>>,
     pub(crate) outbox: Rc<RefCell<Outbox>>,
     pub(crate) tallies: TallyTrace,
+    pub(crate) slots: Rc<RefCell<Slots>>,
 }
 
 /// Builds the operator.
@@ -154,12 +152,12 @@ enum What {
 
 enum StepPart {
     OverrideDue(Millis),
-    Update(Update),
+    Update(verdict::Update),
     Act(Act),
 }
 
 impl Item {
-    fn decision(object: ObjectId, seq: Seq, update: Update) -> Self {
+    fn decision(object: ObjectId, seq: Seq, update: verdict::Update) -> Self {
         Self { seq, phase: Phase::Object, object, what: What::Step(StepPart::Update(update)) }
     }
 
@@ -286,7 +284,7 @@ impl Publisher {
         if life.partition != moment.partition {
             step.override_due_ms = None; // armed by another partition's object, which had this id before
         }
-        if life.row.is_none() && matches!(step, Step { update: None | Some(Update::Emptied), act: None, .. }) {
+        if life.row.is_none() && matches!(step, Step { update: None | Some(verdict::Update::Emptied), act: None, .. }) {
             return; // given up at this very seq, or due for an object that is gone, whose id may be another's within the epoch
         }
         let restored = match &step.act {
@@ -361,8 +359,10 @@ impl Publisher {
     /// Ends the epoch: differences as of its last seq, rows, and objects known no more.
     fn settle(&mut self, last: Seq) -> Settled {
         let mut settled = Settled::default();
+        self.touched.sort_unstable_by_key(|touched| touched.object); // as arrangements and rows will want them
         let mut states: HashMap<Option<Name>, i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();
+        let mut slots = self.shared.slots.borrow_mut();
         for Touched { object, arranged, stored } in self.touched.drain(..) {
             let life = self.lives.get_mut(object);
             let after = &life.row;
@@ -370,12 +370,16 @@ impl Publisher {
             if *after != arranged {
                 let known = i32::from(after.is_some()) - i32::from(arranged.is_some());
                 if known != 0 {
-                    settled.known.push((((life.name.clone(), life.partition), object), last, known));
+                    let key = (life.name.clone(), life.partition);
+                    settled.known.push(Update { key, value: object, seq: last, diff: known });
                 }
-                for (row, diff) in arranged.into_iter().map(|row| (row, -1)).chain(after.clone().map(|row| (row, 1))) {
-                    *states.entry_ref(&row.state).or_default() += diff;
-                    settled.published.push(((object, row), last, diff));
-                }
+                arranged.iter().for_each(|row| *states.entry_ref(&row.state).or_default() -= 1);
+                after.iter().for_each(|row| *states.entry_ref(&row.state).or_default() += 1);
+                let slot = after.as_ref().map(|row| slots.take(row.clone()));
+                let left = std::mem::replace(&mut life.slot, slot);
+                left.iter().for_each(|slot| slots.release(*slot, last));
+                let diffs = left.into_iter().map(|slot| (slot, -1)).chain(slot.map(|slot| (slot, 1)));
+                settled.published.extend(diffs.map(|(value, diff)| Update { key: object, value, seq: last, diff }));
             }
             if !is_stored {
                 let place = object_hash(life.partition, &life.name);
@@ -388,7 +392,7 @@ impl Publisher {
                 outbox.gone.push((last, object));
             }
         }
-        settled.by_state = states.into_iter().map(|(state, diff)| ((state, ()), last, diff)).collect();
+        settled.by_state = states.into_iter().map(|(key, diff)| Update { key, value: (), seq: last, diff }).collect();
         settled
     }
 }
@@ -397,7 +401,7 @@ impl Step {
     fn take(&mut self, part: StepPart) {
         match part {
             StepPart::OverrideDue(due_ms) => self.override_due_ms = Some(due_ms),
-            StepPart::Update(Update::Emptied) if self.update.is_some() => {} // a decision at the same seq counts
+            StepPart::Update(verdict::Update::Emptied) if self.update.is_some() => {} // a decision at the same seq counts
             StepPart::Update(update) => self.update = Some(update),
             StepPart::Act(act) => self.act = Some(act),
         }
@@ -406,16 +410,9 @@ impl Step {
 
 /// An object's tally as of a seq, inclusive, from the arrangement.
 pub(crate) fn tally_at(trace: &mut TallyTrace, object: ObjectId, seq: Seq) -> Tally {
-    let batches = trace.batches_through(Antichain::new().borrow()).expect("all batches can be had");
-    let (mut cursor, storage) = cursor_list(batches);
     let mut tally = Tally::default();
-    cursor.seek_key(&storage, &object);
-    if cursor.get_key(&storage) == Some(&object) {
-        cursor.map_times(&storage, |at, diff| {
-            if *at <= seq {
-                tally.plus_equals(diff);
-            }
-        });
+    for batch in batches(trace) {
+        batch.of(&object).iter().filter(|update| update.seq <= seq).for_each(|update| tally.plus_equals(&update.diff));
     }
     tally
 }

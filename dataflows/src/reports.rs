@@ -18,6 +18,7 @@ pub(crate) use object::{Claim, Object};
 use crate::{
     digest::{ClaimWords, claim_hash, object_hash},
     engine::WINDOW,
+    flat::Update,
     names::{AgentId, Names, ObjectId},
     plan::{AGENTS_PER_OBJECT_MAX, Order},
     rule::decide::{Rules, Set},
@@ -26,9 +27,9 @@ use crate::{
 };
 
 /// A difference of the reports collection.
-pub(crate) type ReportDiff = ((ObjectId, Claim), Seq, i32);
+pub(crate) type ReportDiff = Update<ObjectId, Claim, i32>;
 /// A difference of the tally collection: the tally is the difference type.
-pub(crate) type TallyDiff = (ObjectId, Seq, Tally);
+pub(crate) type TallyDiff = Update<ObjectId, (), Tally>;
 
 /// The index, and the differences made since they were last taken.
 #[derive(Default)]
@@ -40,6 +41,10 @@ pub(crate) struct Reports {
     gone: Vec<(Seq, ObjectId)>,
     /// Reports changed since the epoch began, with what they were before their first change in it.
     dirty: Vec<Dirty>,
+    /// Places in `dirty` of what is different at the epoch's end, by object and agent.
+    settled: Vec<(ObjectId, AgentId, u32)>,
+    /// Whether somebody looks at the reports collection between an epoch's ends; else a report makes its differences as of its last seq.
+    every_seq: bool,
     /// Reports withdrawn in the epoch and where they are noted, should they come back in it.
     withdrawn: HashMap<(ObjectId, AgentId), u32>,
     pub(crate) report_diffs: Vec<ReportDiff>,
@@ -81,6 +86,18 @@ struct Dirty {
     after: Option<Claim>,
 }
 
+impl Dirty {
+    /// The differences it makes, in the order in which they are arranged.
+    fn differ(&self, seq: Seq, diffs: &mut Vec<ReportDiff>) {
+        let update = |claim: Option<Claim>, diff| claim.map(|value| Update { key: self.object, value, seq, diff });
+        let (left, come) = (update(self.before, -1), update(self.after, 1));
+        match self.before <= self.after {
+            true => diffs.extend(left.into_iter().chain(come)),
+            false => diffs.extend(come.into_iter().chain(left)),
+        }
+    }
+}
+
 /// The object an event is about.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'a> {
@@ -107,6 +124,11 @@ pub(crate) struct Said<'a> {
 }
 
 impl Reports {
+    /// An empty index. `every_seq`: whether a rule looks at the reports themselves, and so at every seq.
+    pub(crate) fn new(every_seq: bool) -> Self {
+        Self { every_seq, ..Self::default() }
+    }
+
     /// The id of a known object.
     pub(crate) fn find(&self, partition: Partition, subject: Subject<'_>) -> Option<ObjectId> {
         let is_it = |&(hash, id): &(u64, ObjectId)| {
@@ -220,10 +242,13 @@ impl Reports {
             |(id, object): (usize, &Option<Object>)| object.as_ref().filter(|object| object.partition == partition).map(|_| id as ObjectId);
         let ids: Vec<_> = self.objects.iter().enumerate().filter_map(mine).collect();
         ids.iter().for_each(|id| self.withdraw_all(*id, Note::None, context));
-        let Self { dirty, withdrawn, objects, .. } = self;
+        let Self { dirty, withdrawn, objects, every_seq, report_diffs, .. } = self;
         let is_mine = |id: ObjectId| objects[id as usize].as_ref().is_some_and(|object| object.partition == partition);
         withdrawn.retain(|(id, _), _| !is_mine(*id));
         for dirty in dirty.iter_mut().filter(|dirty| is_mine(dirty.object)) {
+            if !*every_seq {
+                dirty.differ(context.seq, report_diffs);
+            }
             *dirty = Dirty { agent: AgentId::MAX, before: None, after: None, ..*dirty }; // no row, and nobody's place any more
         }
         ids
@@ -237,12 +262,9 @@ impl Reports {
         let newest_before = object.newest_state();
         let slot = object.put(agent, claim.map(|claim| Slot { claim, noted: Slot::NOT_NOTED }), set);
         let before = slot.map(|slot| slot.claim);
-        if let Some(before) = before {
-            self.report_diffs.push(((id, before), *seq, -1));
-            names.states.release(before.state, *seq);
-        }
-        if let Some(claim) = claim {
-            self.report_diffs.push(((id, claim), *seq, 1));
+        before.iter().for_each(|before| names.states.release(before.state, *seq));
+        if self.every_seq || note == Note::None {
+            Dirty { object: id, agent, before, after: claim }.differ(*seq, &mut self.report_diffs);
         }
         if note == Note::Row {
             let noted = slot.map(|slot| slot.noted).or_else(|| self.withdrawn.get(&(id, agent)).copied());
@@ -270,28 +292,33 @@ impl Reports {
         from.into_iter().for_each(|state| swing.add(state, -weight));
         to.into_iter().for_each(|state| swing.add(state, weight));
         if swing != Tally::default() {
-            self.tally_diffs.push((id, *seq, swing));
+            self.tally_diffs.push(Update { key: id, value: (), seq: *seq, diff: swing });
         }
     }
 
-    /// The rows changed since the epoch began, rows of one object adjacent, and what they add to their partitions' digests.
+    /// Ends the epoch at `last`: orders what is different now.
+    pub(crate) fn settle(&mut self, last: Seq) {
+        let Self { dirty, settled, report_diffs, every_seq, .. } = self;
+        let different = dirty.iter().zip(0..).filter(|(dirty, _)| dirty.before != dirty.after);
+        settled.extend(different.map(|(dirty, at)| (dirty.object, dirty.agent, at)));
+        settled.sort_unstable();
+        if !*every_seq {
+            settled.iter().for_each(|(.., at)| dirty[*at as usize].differ(last, report_diffs));
+        }
+    }
+
+    /// The rows of the ended epoch, rows of one object adjacent, and what they add to their partitions' digests.
     pub(crate) fn take_rows(&mut self, names: &Names, mut row: impl FnMut(ObjectId, Row, u64)) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        let mut order: Vec<(ObjectId, u32)> = dirty.iter().zip(0..).map(|(dirty, at)| (dirty.object, at)).collect();
-        order.sort_unstable();
-        for (id, at) in order {
-            let Dirty { agent, before, after, .. } = dirty[at as usize];
-            if before == after {
-                continue;
-            }
+        for &(id, agent, at) in &self.settled {
+            let Dirty { before, after, .. } = self.dirty[at as usize];
             let object = self.object(id);
             let hash = |claim: Claim| claim_hash(object.digest, names.agents.digest(agent), &claim.words(names));
             let delta = after.map_or(0, hash).wrapping_sub(before.map_or(0, hash));
             let value = RowValue::Report(names.agents.name(agent).clone(), after.map(|claim| claim.report(names)));
             row(id, Row { partition: object.partition, object: object.name.clone(), value }, delta);
         }
-        dirty.clear();
-        self.dirty = dirty; // keeps its room
+        self.dirty.clear();
+        self.settled.clear();
         self.withdrawn.clear();
     }
 
@@ -324,6 +351,11 @@ impl Reports {
 
     pub(crate) fn object_mut(&mut self, id: ObjectId) -> &mut Object {
         self.objects[id as usize].as_mut().expect("a known object")
+    }
+
+    /// How many reports are different since the epoch began.
+    pub(crate) fn changed(&self) -> usize {
+        self.settled.len()
     }
 
     /// How many objects are known.

@@ -6,17 +6,22 @@
 use std::{cell::RefCell, rc::Rc};
 
 use differential_dataflow::{
-    VecCollection,
-    operators::arrange::{Arranged, TraceAgent},
-    trace::implementations::{ValBuilder, ValSpine},
+    difference::{IsZero, Semigroup},
+    operators::arrange::Arranged,
+    trace::{
+        TraceReader,
+        implementations::{ValBuilder, ValSpine},
+    },
 };
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{Stream, channels::pact::Pipeline, operators::Operator},
+    progress::frontier::Antichain,
 };
 
 use crate::{
+    flat::{Flat, FlatTrace, Rising},
     names::{Names, ObjectId},
     reports::Claim,
     rule::decide::Rules,
@@ -25,7 +30,10 @@ use crate::{
 };
 
 /// The arrangement `reports`.
-pub(crate) type ReportsTrace = TraceAgent<ValSpine<ObjectId, Claim, Seq, i32>>;
+pub(crate) type ReportsTrace = FlatTrace<ObjectId, Claim, i32>;
+/// The arrangement of tallies: objects, with tallies as differences.
+pub(crate) type TallyTrace = FlatTrace<ObjectId, (), Tally>;
+type TallyBatch = Flat<ObjectId, (), Tally>;
 /// A stream of what became of objects, at their seqs.
 pub(crate) type Decisions<'a> = Stream<'a, Seq, Vec<(ObjectId, Seq, Update)>>;
 
@@ -45,45 +53,61 @@ pub(crate) struct Decision {
     tally: Tally,
 }
 
-/// Decides objects whose rule looks at the tally.
+/// Decides objects whose rule looks at the tally: adds up each object's tally at every seq of what was newly arranged, from where the
+/// arrangement stood before, and hands on where the decision differs.
 ///
-/// Counting retracts an object's old tally and asserts its new one next to each other at one seq; pairs that come to the same verdict go
-/// no further. A lone retraction means that no report is left. A pair torn apart by a buffer's end goes on as it is: whoever receives it
-/// lets the decision count.
-pub(crate) fn over_tallies<'a>(
-    tallies: VecCollection<'a, Seq, (ObjectId, Tally), i32>,
-    rules: Rc<Rules>,
-    names: Rc<RefCell<Names>>,
-) -> Decisions<'a> {
-    tallies.inner.unary::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Verdict", move |_, _| {
+/// The loop is that of `count_total` (differential-dataflow, operators/count.rs), with the decision inside of it: tallies that come to the
+/// verdict before them, the most by far, are nowhere written down.
+pub(crate) fn over_tallies<'a>(tallies: Arranged<'a, TallyTrace>, rules: Rc<Rules>, names: Rc<RefCell<Names>>) -> Decisions<'a> {
+    let mut trace = tallies.trace.clone();
+    let mut counted_to = Antichain::from_elem(Seq::MIN);
+    tallies.stream.unary::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Verdict", move |_, _| {
         move |input, output| {
-            let names = names.borrow();
-            let verdict = |object: ObjectId, tally: &Tally| rules.sets[names.set_of(object)].over_tally(tally, &names.states);
-            input.for_each(|capability, data| {
+            let judge = Judge { rules: &rules, names: &names.borrow() };
+            input.for_each(|capability, spans| {
                 let mut session = output.session(&capability);
-                let mut retracted: Option<(ObjectId, Seq, Tally)> = None;
-                for ((object, tally), seq, diff) in data.drain(..) {
-                    if rules.sets[names.set_of(object)].over_reports() {
-                        continue;
+                for span in spans.drain(..) {
+                    if let Some(batch) = &span.inner {
+                        let before = trace.batches_through(counted_to.borrow()).expect("the trace is held at what was counted");
+                        judge.decide(batch, Rising::new(before), |update| session.give(update));
                     }
-                    let before = retracted.take();
-                    if diff < 0 {
-                        before.into_iter().for_each(|(object, seq, _)| session.give((object, seq, Update::Emptied)));
-                        retracted = Some((object, seq, tally));
-                        continue;
-                    }
-                    let decided = verdict(object, &tally);
-                    match before {
-                        Some((same, at, before)) if (same, at) == (object, seq) && verdict(object, &before) == decided => continue,
-                        Some((other, at, _)) if (other, at) != (object, seq) => session.give((other, at, Update::Emptied)),
-                        _ => {}
-                    }
-                    session.give((object, seq, Update::Decided(decided, tally)));
+                    counted_to.clone_from(span.upper());
                 }
-                retracted.into_iter().for_each(|(object, seq, _)| session.give((object, seq, Update::Emptied)));
             });
+            trace.advance_upper(&mut counted_to);
+            trace.set_logical_compaction(counted_to.borrow());
+            trace.set_physical_compaction(counted_to.borrow());
         }
     })
+}
+
+struct Judge<'a> {
+    rules: &'a Rules,
+    names: &'a Names,
+}
+
+impl Judge<'_> {
+    fn decide(&self, batch: &TallyBatch, mut before: Rising<ObjectId, (), Tally>, mut give: impl FnMut((ObjectId, Seq, Update))) {
+        for updates in batch.updates().chunk_by(|a, b| a.key == b.key) {
+            let object = updates[0].key;
+            let set = &self.rules.sets[self.names.set_of(object)];
+            if set.over_reports() {
+                continue;
+            }
+            let verdict = |tally: &Tally| (!tally.is_zero()).then(|| set.over_tally(tally, &self.names.states));
+            let mut tally = Tally::default();
+            before.of(&object, |update| tally.plus_equals(&update.diff));
+            let mut decided = verdict(&tally);
+            for update in updates {
+                tally.plus_equals(&update.diff);
+                let now = verdict(&tally);
+                if now != decided {
+                    give((object, update.seq, now.map_or(Update::Emptied, |state| Update::Decided(state, tally.clone()))));
+                    decided = now;
+                }
+            }
+        }
+    }
 }
 
 /// Decides objects whose rule must see agents or recency, by a reduction over the reports arrangement at every seq.

@@ -2,7 +2,7 @@
 //!
 //! Names of ids found at L are those of L: an id is given to another name only after the seq that freed it is committed.
 
-use std::sync::Arc;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use differential_dataflow::{
     difference::IsZero,
@@ -12,9 +12,13 @@ use timely::progress::frontier::Antichain;
 
 use super::{Engine, KnownTrace, PublishedTrace};
 use crate::{
+    flat::{Flat, Update, batches},
     names::ObjectId,
     plan::{OnEmpty, OnNone},
-    publish::{tally_at, votes},
+    publish::{
+        slots::{Slot, Slots},
+        tally_at, votes,
+    },
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
     reports::Claim,
     tally::Tally,
@@ -63,7 +67,7 @@ impl Engine {
         };
         let matches = |row: &Published| query.state.as_ref().is_none_or(|state| row.state.as_deref() == state.as_deref());
         let mut found = Vec::new();
-        let mut published = Rows::open(&mut self.traces.published, self.committed);
+        let published = Rows::open(&mut self.traces.published, &self.slots, self.committed);
         scan(&mut self.traces.known, self.committed, &from, |key, id| {
             let is_after = query.after.as_ref().is_none_or(|after| key > after);
             if !key.0.starts_with(query.prefix.as_str()) || found.len() >= query.limit {
@@ -100,7 +104,7 @@ impl Engine {
             found = (*at == key).then_some(id);
             false
         });
-        let row = Rows::open(&mut self.traces.published, self.committed).of(found?)?;
+        let row = Rows::open(&mut self.traces.published, &self.slots, self.committed).of(found?)?;
         Some((found?, row))
     }
 
@@ -151,7 +155,7 @@ impl Engine {
                 let mut count = 0;
                 cursor.map_times(&storage, |_, diff| count += *diff);
                 if count != 0 {
-                    self.reports.report_diffs.push(((*object, *value), seq, -count));
+                    self.reports.report_diffs.push(Update { key: *object, value: *value, seq, diff: -count });
                 }
                 cursor.step_val(&storage);
             }
@@ -169,7 +173,7 @@ impl Engine {
         for object in objects {
             let tally: Tally = tally_at(&mut self.traces.tallies, object, Seq::MAX);
             if !tally.is_zero() {
-                self.reports.tally_diffs.push((object, seq, -tally));
+                self.reports.tally_diffs.push(Update { key: object, value: (), seq, diff: -tally });
             }
         }
     }
@@ -199,32 +203,23 @@ fn scan(trace: &mut KnownTrace, last: Seq, from: &(Name, Partition), mut each: i
 }
 
 /// What is published, by id, as of `last`.
-struct Rows {
-    opened: Opened<PublishedTrace>,
+struct Rows<'a> {
+    batches: Vec<Rc<Flat<ObjectId, Slot, i32>>>,
+    slots: &'a RefCell<Slots>,
     last: Seq,
 }
 
-impl Rows {
-    fn open(trace: &mut PublishedTrace, last: Seq) -> Self {
-        Self { opened: open(trace), last }
+impl<'a> Rows<'a> {
+    fn open(trace: &mut PublishedTrace, slots: &'a RefCell<Slots>, last: Seq) -> Self {
+        Self { batches: batches(trace), slots, last }
     }
 
-    fn of(&mut self, object: ObjectId) -> Option<Arc<Published>> {
-        let (cursor, storage) = &mut self.opened;
-        cursor.rewind_keys(storage);
-        cursor.seek_key(storage, &object);
-        if cursor.get_key(storage) != Some(&object) {
-            return None;
-        }
-        while let Some(row) = cursor.get_val(storage) {
-            let mut count = 0;
-            cursor.map_times(storage, |seq, diff| count += if *seq <= self.last { *diff } else { 0 });
-            if count > 0 {
-                return Some(row.clone());
-            }
-            cursor.step_val(storage);
-        }
-        None
+    fn of(&self, object: ObjectId) -> Option<Arc<Published>> {
+        let of = |batch: &Rc<Flat<ObjectId, Slot, i32>>| batch.of(&object).iter().filter(|row| row.seq <= self.last).copied().collect();
+        let mut rows: Vec<Update<ObjectId, Slot, i32>> = self.batches.iter().map(of).collect::<Vec<Vec<_>>>().concat();
+        rows.sort_unstable_by_key(|row| row.value);
+        let held = rows.chunk_by(|a, b| a.value == b.value).find(|alike| alike.iter().map(|row| row.diff).sum::<i32>() > 0)?;
+        Some(self.slots.borrow().row(held[0].value).clone())
     }
 }
 

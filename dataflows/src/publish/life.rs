@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::slots::Slot;
 use crate::{
     names::{Interner, ObjectId},
     plan::OnEmpty,
@@ -20,6 +21,8 @@ pub(crate) struct Life {
     pub(crate) set: usize,
     /// What is published; none: the object is not known.
     pub(crate) row: Option<Arc<Published>>,
+    /// Where the arranged row stands.
+    pub(crate) slot: Option<Slot>,
     /// Whether it has live reports.
     heard: bool,
     /// The rule's last decision.
@@ -64,7 +67,7 @@ pub(crate) struct Stepped {
 
 impl Life {
     pub(crate) fn new(name: Name, partition: Partition, set: usize) -> Self {
-        Self { name, partition, set, row: None, heard: false, verdict: None, touch: usize::MAX }
+        Self { name, partition, set, row: None, slot: None, heard: false, verdict: None, touch: usize::MAX }
     }
 
     /// Forgets everything but the place.
