@@ -272,7 +272,7 @@ impl Publisher {
         let last_ms = run.clock_ms + (run.count as Millis - 1) * TICK_MS;
         let due = self.due.take_due(run.partition, last_ms);
         let item = |(due_ms, object): (Millis, ObjectId)| {
-            let tick = ((due_ms - run.clock_ms).max(0) / TICK_MS) as Seq;
+            let tick = ((due_ms.max(run.clock_ms) - run.clock_ms) / TICK_MS) as Seq;
             Item { seq: run.first + tick, phase: Phase::Object, object, what: What::Step(StepPart::OverrideDue(due_ms)) }
         };
         due.into_iter().map(item).collect()

@@ -98,7 +98,13 @@ impl Column {
     fn name_or_none(&mut self, names: &[Name]) -> Result<Option<Name>, Flaw> {
         match self.next()? {
             0 => Ok(None),
-            id => usize::try_from(id - 1).ok().and_then(|id| names.get(id)).cloned().ok_or(Flaw(self.what)).map(Some),
+            id => id
+                .checked_sub(1)
+                .and_then(|id| usize::try_from(id).ok())
+                .and_then(|id| names.get(id))
+                .cloned()
+                .ok_or(Flaw(self.what))
+                .map(Some),
         }
     }
 }
@@ -199,4 +205,18 @@ impl Values {
 fn causes(names: &[Name]) -> Result<Vec<Cause>, Flaw> {
     let known = |name: &Name| Cause::ALL.into_iter().find(|cause| cause.as_str() == name.as_ref());
     names.iter().map(|name| known(name).ok_or(Flaw("cause"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_no_name_are_flaws() {
+        for id in [i64::MIN, -1, 2, i64::MAX] {
+            let column = || Column { values: vec![id].into_iter(), what: "test" };
+            let names = ["a".into()];
+            assert!(column().name(&names).is_err() && column().name_or_none(&names).is_err(), "{id}");
+        }
+    }
 }

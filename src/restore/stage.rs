@@ -8,11 +8,16 @@ use std::{
 use ahash::RandomState;
 use statehouse_dataflows::{
     digest::row_hash,
-    vocabulary::{Name, Offset, Partition, Published, Report, Row, RowValue},
+    vocabulary::{Millis, Name, Offset, Partition, Published, Report, Row, RowValue, TICK_MS},
 };
 
 use super::RestoreSettings;
-use crate::{chunk, log::Progress};
+use crate::{chunk, log::Progress, message::NO_CLOCK_MS};
+
+/// No clock goes past the year 9999, and none that does is counted with.
+const CLOCK_MAX_MS: Millis = 253_402_300_799_900;
+/// Likewise, an event's number: a million a second fill it in 290,000 years.
+const EVENT_MAX: u64 = i64::MAX as u64;
 
 /// Rows as far as they are read.
 pub(super) struct Stage {
@@ -94,6 +99,7 @@ impl Stage {
         if header.partition != self.partition {
             return Err(format!("is of partition {}", header.partition));
         }
+        check_place(header)?;
         let (n, index) = match &self.last {
             // Deltas are read from the very first one on.
             None => (1, 0),
@@ -103,7 +109,10 @@ impl Stage {
         if (header.n, piece.index) != (n, index) {
             return Err(format!("is piece {} of chunk {}, where piece {index} of chunk {n} should be", piece.index, header.n));
         }
-        Ok(())
+        match &self.last {
+            Some(last) if index > 0 => last.check_same(piece),
+            _ => Ok(()),
+        }
     }
 
     fn keep(&mut self, row: Row) {
@@ -123,7 +132,36 @@ impl Stage {
     }
 }
 
+/// What is counted on from must be such that counting goes well.
+fn check_place(header: &chunk::Header) -> Result<(), String> {
+    let chunk::Header { clock_ms, event, next_offset, .. } = *header;
+    let is_clock = (0..=CLOCK_MAX_MS).contains(&clock_ms) && clock_ms % TICK_MS == 0;
+    if !is_clock && clock_ms != NO_CLOCK_MS {
+        return Err(format!("has the clock {clock_ms}, at which no clock ever stands"));
+    }
+    if event == 0 || event > EVENT_MAX {
+        return Err(format!("has the event number {event}, which no event ever has"));
+    }
+    if next_offset < 0 {
+        return Err(format!("goes to source offset {next_offset}, which is none"));
+    }
+    Ok(())
+}
+
 impl Last {
+    /// Whether another piece is of the very same chunk: each piece has its own ticks and all else in common.
+    fn check_same(&self, piece: &chunk::Piece) -> Result<(), String> {
+        let (n, count, own) = (self.header.n, self.count, piece.count);
+        if count != own {
+            return Err(format!("says that chunk {n} has {own} pieces, an earlier one says {count}"));
+        }
+        let of = |header: &chunk::Header| chunk::Header { ticks: Vec::new(), ..header.clone() };
+        if of(&self.header) != of(&piece.header) {
+            return Err(format!("differs in its header from the piece of chunk {n} before it"));
+        }
+        Ok(())
+    }
+
     fn is_whole(&self) -> bool {
         self.index + 1 == self.count
     }

@@ -246,3 +246,55 @@ fn a_restore_for_nobody_is_broken_off() {
     let late = Late(kept(), Vec::new(), Arc::clone(&cancelled));
     assert!(matches!(restore_from(Box::new(late), 100, cancelled), Err(LogError::Unavailable(_))));
 }
+
+#[test]
+fn pieces_of_different_chunks_are_never_put_together() {
+    let rows: Vec<_> = (0..200).map(|n| report(&format!("object-{n}"), &format!("agent-{}", n * 7919), Some("x"))).collect();
+    let digest = digest(&rows);
+    let honest = chunk::encode(&header(1, digest), &rows, 400);
+    let progress = Some((10, Progress { n: 1, digest, start: 0 }));
+    let another = |change: fn(&mut chunk::Header)| {
+        let mut header = header(1, digest);
+        change(&mut header);
+        chunk::encode(&header, &rows, 400).remove(1)
+    };
+    // Of as many rows in fewer, larger pieces.
+    let fewer = chunk::encode(&header(1, digest), &rows, 600);
+    assert!(fewer.len() > 1 && fewer.len() != honest.len(), "{} and {} pieces", fewer.len(), honest.len());
+    let rows = [
+        ("an earlier one says", fewer[1].clone()),
+        ("differs in its header", another(|header| header.clock_ms += 100)),
+        ("differs in its header", another(|header| header.event += 1)),
+        ("differs in its header", another(|header| header.next_offset += 1)),
+        ("differs in its header", another(|header| header.instance = "another".into())),
+    ];
+    for (expected, piece) in rows {
+        let mut records = honest.clone();
+        records[1] = piece;
+        let Err(LogError::Corrupt(said)) = restore(Kept { records, progress }, 100) else { panic!("not refused: {expected}") };
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn forged_clocks_and_numbers_are_refused() {
+    type Forge = fn(&mut chunk::Header);
+    let forged: [(&str, Forge); 8] = [
+        ("the clock 9223372036854775800", |header| header.clock_ms = i64::MAX - 7),
+        ("the clock 253402300800000", |header| header.clock_ms = 253_402_300_800_000),
+        ("the clock -9223372036854775808", |header| header.clock_ms = i64::MIN),
+        ("the clock -100", |header| header.clock_ms = -100),
+        ("the clock 150", |header| header.clock_ms = 150),
+        ("the event number 0", |header| header.event = 0),
+        ("the event number 18446744073709551615", |header| header.event = u64::MAX),
+        ("source offset -1", |header| header.next_offset = -1),
+    ];
+    for (expected, forge) in forged {
+        let mut header = header(1, 0);
+        forge(&mut header);
+        let records = chunk::encode(&header, &[], 1_000_000);
+        let kept = Kept { records, progress: Some((header.next_offset, Progress { n: 1, digest: 0, start: 0 })) };
+        let Err(LogError::Corrupt(said)) = restore(kept, 100) else { panic!("not refused: {expected}") };
+        assert!(said.contains(expected), "{said}");
+    }
+}
