@@ -61,7 +61,6 @@ pub struct Metrics {
     restores: Counter,
     restore_records: Counter,
     restore_duration: Histogram,
-    restore_remaining: Gauge,
     stale: Gauge,
     stale_seconds: Gauge<f64, AtomicU64>,
     http_requests: Family<RequestLabels, Counter>,
@@ -157,7 +156,6 @@ impl Default for Metrics {
             restores: Counter::default(),
             restore_records: Counter::default(),
             restore_duration: Histogram::new(exponential_buckets(0.01, 2.0, 15)), // 10 ms to 160 s
-            restore_remaining: Gauge::default(),
             stale: Gauge::default(),
             stale_seconds: Gauge::default(),
             http_requests: Family::default(),
@@ -230,10 +228,9 @@ impl Metrics {
         self.source_lag.remove(&PartitionLabel { partition });
     }
 
-    /// Counts checkpoint records read by a restore, and notes how many are still to be read over all partitions.
-    pub fn restore_progress(&self, records: u64, remaining: i64) {
+    /// Counts checkpoint records read by a restore.
+    pub fn restore_read(&self, records: u64) {
         self.restore_records.inc_by(records);
-        self.restore_remaining.set(remaining);
     }
 
     /// Counts a partition whose restore is complete.
@@ -299,11 +296,6 @@ impl Metrics {
         to.register("restores", "Partitions restored", self.restores.clone());
         to.register("restore_records", "Checkpoint records read by restores", self.restore_records.clone());
         to.register("restore_duration_seconds", "From a partition's assignment to its being live", self.restore_duration.clone());
-        to.register(
-            "restore_remaining_records",
-            "Checkpoint records that running restores have yet to read",
-            self.restore_remaining.clone(),
-        );
     }
 
     fn register_http(&self, to: &mut Registry) {

@@ -267,7 +267,7 @@ impl RestoreThread {
                     return Ok(());
                 }
             }
-            self.metrics.restore_progress(records, 0);
+            self.metrics.restore_read(records);
             self.metrics.partition_restored(begun.elapsed());
             tracing::info!(partition, records, fresh, elapsed = ?begun.elapsed(), "partition restored");
         }

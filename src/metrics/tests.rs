@@ -21,7 +21,7 @@ fn what_is_counted_shows_under_its_name() {
     metrics.lag(3, 12);
     metrics.lag(4, 1);
     metrics.partition_released(4);
-    metrics.restore_progress(10, 90);
+    metrics.restore_read(10);
     metrics.partition_restored(Duration::from_secs(1));
     metrics.http_request("/v1/objects", 200, Duration::from_millis(1));
     let open = metrics.http_connection();
@@ -45,7 +45,6 @@ fn what_is_counted_shows_under_its_name() {
         "statehouse_checkpoint_rows_total 6",
         "statehouse_restores_total 1",
         "statehouse_restore_records_total 10",
-        "statehouse_restore_remaining_records 90",
         "statehouse_restore_duration_seconds_count 1",
         "statehouse_stale 1",
         "statehouse_stale_seconds 1.5",
