@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use statehouse_dataflows::vocabulary::Millis;
+use statehouse_dataflows::vocabulary::{Millis, Partition};
 use tokio::sync::watch;
 
 use crate::{
@@ -60,8 +60,14 @@ impl Board {
 impl Troubles {
     fn fold(&mut self, note: &Note, standing: &mut Standing) {
         match note {
-            Note::Restoring(partition) => _ = standing.partitions.insert(*partition, PartitionStanding::Restoring),
-            Note::Gone(partitions) => standing.partitions.retain(|partition, _| !partitions.contains(partition)),
+            Note::Restoring(partition) => {
+                standing.partitions.insert(*partition, PartitionStanding::Restoring);
+                upheaval(standing, *partition);
+            }
+            Note::Gone(partitions) => {
+                standing.partitions.retain(|partition, _| !partitions.contains(partition));
+                partitions.iter().for_each(|partition| upheaval(standing, *partition));
+            }
             Note::Committed(live) => {
                 self.commit = None;
                 for (partition, next_offset) in live {
@@ -88,6 +94,10 @@ impl Troubles {
         let all: Vec<_> = stale.chain(self.clock.as_deref()).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
+}
+
+fn upheaval(standing: &mut Standing, partition: Partition) {
+    *standing.upheavals.entry(partition).or_default() += 1;
 }
 
 #[cfg(test)]
@@ -119,6 +129,20 @@ mod tests {
         board.apply(&Note::Adrift(None));
         let standing = board.watch().borrow().clone();
         assert_eq!((standing.stale_since_ms, standing.trouble.as_deref()), (None, Some("clock")));
+    }
+
+    #[test]
+    fn every_upheaval_of_a_partition_counts() {
+        let board = Board::default();
+        let upheavals = || board.watch().borrow().upheavals.get(&0).copied();
+        board.apply(&Note::Restoring(0));
+        board.apply(&Note::Committed(vec![(0, 7)]));
+        let live = board.watch().borrow().partitions.clone();
+        assert_eq!(upheavals(), Some(1));
+        board.apply(&Note::Gone(vec![0]));
+        board.apply(&Note::Restoring(0));
+        board.apply(&Note::Committed(vec![(0, 7)]));
+        assert_eq!((board.watch().borrow().partitions.clone(), upheavals()), (live, Some(3)), "it looks the same and is not");
     }
 
     #[test]

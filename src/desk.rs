@@ -209,7 +209,7 @@ impl Desk {
         let worker = (self.parts.worker_of)(partition, name);
         let reply = self.put(worker, ask(partition, Arc::from(name)))?;
         let answer = reply.await.map_err(|_| self.unanswered([partition]))?;
-        live(&self.standing(), partition)?; // a restore may have begun since
+        undisturbed(&before, &self.standing(), partition)?;
         Ok(Answered { value: answer, position, stale_ms: stale_ms(&before) })
     }
 
@@ -223,7 +223,8 @@ impl Desk {
         }
         let after = self.standing();
         for &partition in position.keys() {
-            live(&after, partition).map_err(|why| if let Unavailable::NotOwner(_) = why { Unavailable::Unanswered } else { why })?;
+            undisturbed(&before, &after, partition)
+                .map_err(|why| if let Unavailable::NotOwner(_) = why { Unavailable::Unanswered } else { why })?;
         }
         Ok(Answered { value: answers, position, stale_ms: stale_ms(&before) })
     }
@@ -280,6 +281,13 @@ fn live(standing: &Standing, partition: Partition) -> Result<Offset, Unavailable
         None if standing.partitions.is_empty() => Err(Unavailable::Joining),
         None => Err(Unavailable::NotOwner(partition)),
     }
+}
+
+/// The partition's state was there all the time: no restore began since, also none that has ended again.
+fn undisturbed(before: &Standing, after: &Standing, partition: Partition) -> Result<(), Unavailable> {
+    live(after, partition)?;
+    let upheavals = |standing: &Standing| standing.upheavals.get(&partition).copied();
+    if upheavals(before) == upheavals(after) { Ok(()) } else { Err(Unavailable::Unanswered) }
 }
 
 fn all_live(standing: &Standing) -> Result<BTreeMap<Partition, Offset>, Unavailable> {

@@ -53,6 +53,8 @@ pub enum Answer {
 pub struct Standing {
     /// By owned partition: how far it is.
     pub partitions: BTreeMap<Partition, PartitionStanding>,
+    /// How often the state of each partition was dropped or given up: an answer across such an upheaval counts for nothing.
+    pub upheavals: BTreeMap<Partition, u64>,
     /// Since when commits fail or are being recovered from; answers are at L and stale. None: all is well.
     pub stale_since_ms: Option<i64>,
     /// What is wrong, in a sentence, while stale.

@@ -248,3 +248,19 @@ fn a_log_that_goes_away_leaves_the_outcome_open() {
     let (result, _) = with_worker(asked, |_, _| None, desk.append("0a", None));
     assert!(matches!(result, Err(AppendError::Maybe(_))), "{result:?}");
 }
+
+#[test]
+fn an_answer_across_an_upheaval_counts_for_nothing() {
+    // The partition was given up and restored while the question was on its way: the worker knew nothing of the object then.
+    let live = |upheavals| Standing { upheavals: BTreeMap::from([(1, upheavals)]), ..standing(&[(1, Some(70))]) };
+    let House { desk, asked, standing: now } = house(live(1), Notebook::default());
+    let answer = |_, ask: &Ask| {
+        now.send_replace(live(3));
+        Some(if let Ask::Object(..) = ask { Answer::Object(None) } else { Answer::Summary(Vec::new()) })
+    };
+    let (answered, asked) = with_worker(asked, answer, desk.object("1a"));
+    assert_eq!(answered.unwrap_err(), Unavailable::Unanswered);
+    now.send_replace(live(1));
+    let (answered, _) = with_worker(asked, answer, desk.summary());
+    assert_eq!(answered.unwrap_err(), Unavailable::Unanswered);
+}
