@@ -36,6 +36,8 @@ pub struct Log {
 }
 
 /// What the pump reads.
+///
+/// Whatever is refused with [`LogError::Unavailable`] may be asked again; the house restores everything and does so. Other errors end it.
 pub trait Source: Send {
     /// What comes next, waiting at most `wait` for it. Must be called at least every few seconds, also while held, or the group lets go of us.
     ///
@@ -62,7 +64,8 @@ pub trait Source: Send {
     /// When the client refuses.
     fn release(&mut self, partitions: &[Partition]) -> Result<(), LogError>;
 
-    /// Back-pressure: while held, [`Source::poll`] returns no records (but assignments and revocations).
+    /// Back-pressure: while held, [`Source::poll`] returns no records (but assignments and revocations). Afterwards no partition counts as
+    /// caught up until [`Polled::CaughtUp`] says so anew.
     ///
     /// # Errors
     /// When the client refuses.
@@ -84,7 +87,7 @@ pub enum Polled {
     Idle,
     /// Records of one partition, in offset order, perhaps with gaps.
     Records(Batch),
-    /// The last fetch of this partition answered at its end: nothing is waiting. Holds until records of it come, or [`Polled::Behind`].
+    /// The last fetch of this partition answered at its end: nothing is waiting. Holds until records of it come, [`Polled::Behind`], or a hold.
     CaughtUp(Partition),
     /// The partition's fetches fail: it is not known to be caught up.
     Behind(Partition),

@@ -39,6 +39,8 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(24 * 60 * 60);
 /// While something is expected from another stage, the source is polled no longer than this at a time.
 const EXPECTING: Duration = Duration::from_millis(1);
+/// After the source refused something, it is left in peace for so long.
+const REFUSED_RETRY: Duration = Duration::from_millis(500);
 /// The same while it may take long.
 const WAITING: Duration = Duration::from_millis(5);
 
@@ -98,6 +100,8 @@ pub struct Pump {
     ghosts: BTreeSet<Partition>,
     /// Whether the group was joined since the last loss.
     joined: bool,
+    /// The source refused something: nothing more is asked of it before this.
+    patient_until: Duration,
     stopping: bool,
     left: bool,
     clock_trouble: bool,
@@ -140,6 +144,7 @@ impl Pump {
             recovering: false,
             ghosts: BTreeSet::new(),
             joined: false,
+            patient_until: Duration::ZERO,
             stopping: false,
             left: false,
             clock_trouble: false,
@@ -156,6 +161,8 @@ impl Pump {
         if hold != self.held {
             self.source.hold(hold)?;
             self.held = hold;
+            // Nobody knows what came in meanwhile: no clock moves before the source says anew that nothing is waiting.
+            self.lines.values_mut().for_each(|line| line.caught_up = false);
         }
         let wait = if mem::take(&mut self.busy) { Duration::ZERO } else { self.wait(now) };
         self.source.poll(wait)
@@ -256,14 +263,15 @@ impl Pump {
     pub fn turn(&mut self, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
         let wall_ms = self.wall.read(now);
         self.note_clock(out);
-        if self.dropped && !self.recovering && !self.in_flight && (self.joined || !self.lines.is_empty()) {
+        let is_patient = now.monotonic < self.patient_until;
+        if self.dropped && !is_patient && !self.recovering && !self.in_flight && (self.joined || !self.lines.is_empty()) {
             self.begin_anew(out);
         }
         if self.may_feed() {
             self.feed((wall_ms, now.wall_ms.max(wall_ms)), out);
             self.tick(wall_ms, out);
         }
-        if !self.releases.is_empty() && !self.in_flight {
+        if !self.releases.is_empty() && !self.in_flight && !is_patient {
             self.let_go(now, out)?;
         }
         if self.is_cut_due(now) {
@@ -273,6 +281,20 @@ impl Pump {
             self.leave();
         }
         Ok(())
+    }
+
+    /// Takes a refusal ([`LogError::Unavailable`]) of any of the other calls. Nobody knows how much of it was done, so what is open goes
+    /// and everything is restored, in a while.
+    ///
+    /// # Errors
+    /// As [`Source::suspend`], but for further refusals.
+    pub fn refused(&mut self, why: String, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
+        self.patient_until = now.monotonic + REFUSED_RETRY;
+        out.push(Sent::Standing(Note::Adrift(Some((now.wall_ms, why)))));
+        match self.drop_open(now) {
+            Err(LogError::Unavailable(_)) => Ok(()), // what is begun anew need not have been suspended
+            outcome => outcome,
+        }
     }
 
     /// Leaves the group at once, if that is not done yet: nothing further is committed.

@@ -239,15 +239,86 @@ fn a_failed_transaction_costs_a_restore_and_nothing_else() {
             }
         }
         faults.lock().unwrap().clear();
-        world.ready();
-        world
-            .told(&[Told::report("end", "a", "up")])
-            .into_iter()
-            .for_each(|place| _ = history.insert(place, Told::report("end", "a", "up")));
+        // A transaction that nobody hears of has answered its writes before it fails: what comes in between may still be refused.
+        let end = Told::report("end", "a", "up");
+        let place = world.taken(&end);
+        assert!(history.insert(place, end).is_none(), "seed {seed}: {place:?} is given once");
         assert!(refused > 0 && history.len() > 200, "seed {seed}: both happen ({refused} refused, {} not)", history.len());
         assert_eq!(world.sink(), expected(&world.plan, &history), "seed {seed}");
         world.stop().unwrap();
     }
+}
+
+/// A source that refuses what it is told to.
+struct Reluctant {
+    inner: Box<dyn Source>,
+    /// What is still to be refused, last first.
+    refusals: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Reluctant {
+    fn agrees_to(&self, what: &'static str) -> Result<(), LogError> {
+        let mut refusals = self.refusals.lock().unwrap();
+        if refusals.last() != Some(&what) {
+            return Ok(());
+        }
+        refusals.pop();
+        Err(LogError::Unavailable(format!("{what} is refused: told to")))
+    }
+}
+
+impl Source for Reluctant {
+    fn poll(&mut self, wait: Duration) -> Result<Polled, LogError> {
+        self.agrees_to("poll")?;
+        self.inner.poll(wait)
+    }
+    fn begin(&mut self, partition: Partition, offset: Offset) -> Result<(), LogError> {
+        self.agrees_to("begin")?;
+        self.inner.begin(partition, offset)
+    }
+    fn suspend(&mut self, partition: Partition) -> Result<(), LogError> {
+        self.agrees_to("suspend")?;
+        self.inner.suspend(partition)
+    }
+    fn release(&mut self, partitions: &[Partition]) -> Result<(), LogError> {
+        self.inner.release(partitions)
+    }
+    fn hold(&mut self, hold: bool) -> Result<(), LogError> {
+        self.agrees_to("hold")?;
+        self.inner.hold(hold)
+    }
+    fn leave(&mut self) {
+        self.inner.leave();
+    }
+}
+
+#[test]
+fn what_the_source_refuses_costs_a_restore_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let refusals = Arc::new(Mutex::new(vec!["begin"]));
+    let settings = "workers = 2\n[commit]\nmax_records = 40\n[local]\npartitions = 2";
+    let wrap = |log: Log| Log { source: Box::new(Reluctant { inner: log.source, refusals: Arc::clone(&refusals) }), ..log };
+    let world = World::start_with(&config(directory.path(), settings), wrap);
+    let mut random = random(11);
+    let mut history = History::new();
+    // What is left when the last one is refused first: the others follow upon it.
+    for refused in [["begin", "poll"].as_slice(), &["suspend", "poll"], &["hold", "poll"], &["poll", "begin", "poll"]] {
+        *refusals.lock().unwrap() = refused.to_vec();
+        let told: Vec<_> = (0..100).map(|_| Told::random(&mut random)).collect();
+        let records: Vec<_> = told.iter().map(|told| (told.object.clone(), told.value())).collect();
+        for (told, place) in told.into_iter().zip(world.append(&records)) {
+            let Ok(place) = place else { continue };
+            assert!(history.insert(place, told).is_none(), "{place:?} is given once");
+        }
+        world.eventually("everything was refused once", || {
+            let end = Told::report("end", "a", "up");
+            history.insert(world.taken(&end), end);
+            refusals.lock().unwrap().is_empty()
+        });
+    }
+    world.ready();
+    assert_eq!(world.sink(), expected(&world.plan, &history));
+    world.stop().unwrap();
 }
 
 #[test]

@@ -6,17 +6,18 @@ use std::{
     io::{BufRead, BufReader},
     ops::ControlFlow,
     process::{Command, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    Offset as Place, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    producer::{BaseProducer, BaseRecord, Producer},
+    producer::{BaseProducer, Producer},
 };
 use statehouse::{
     config::Config,
-    log::{Log, LogError, Polled, Progress, RejectRecord, SinkRecord, Start, TransactError, Transaction, kafka},
+    log::{Checkpoint, Log, LogError, Polled, Progress, RejectRecord, SinkRecord, Start, TransactError, Transaction, kafka},
 };
 
 #[path = "support/broker.rs"]
@@ -26,8 +27,8 @@ mod kafka_house;
 
 use broker::{Broker, shared};
 use kafka_house::{
-    House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, chunks, client, committed, epoch, part,
-    poll_until, transactional_ids,
+    House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, chunks, client, committed, epoch,
+    open_transaction, part, poll_until, transactional_ids,
 };
 
 /// Runs a step and prints how long it took.
@@ -189,6 +190,13 @@ fn holding_and_suspending_stop_records_only() {
     let is_it = |polled: &Polled, at: i64| matches!(polled, Polled::Records(batch) if batch.partition == partition && batch.records[0].offset == at);
     poll_until(&mut log, |polled| is_it(&polled, offset));
 
+    // The broker tells an end once; after a hold it is told again, without a broker in it.
+    let is_end = |polled: &Polled| matches!(polled, Polled::CaughtUp(at) if *at == partition);
+    poll_until(&mut log, |polled| is_end(&polled));
+    log.source.hold(true).expect("held");
+    log.source.hold(false).expect("let go");
+    poll_until(&mut log, |polled| is_end(&polled));
+
     log.source.suspend(partition).expect("suspended");
     append(&log, "one", Some("2"));
     let quiet = Instant::now() + Duration::from_secs(1);
@@ -265,25 +273,7 @@ fn dying_owner() {
     await_partitions(&mut log, 3);
     log.committer.transact(epoch(3, 1)).expect("committed");
     let id = transactional_ids(&house).pop().expect("this instance is registered");
-    let producer: BaseProducer = client(&house)
-        .set("transactional.id", &id)
-        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
-        .create()
-        .expect("a producer");
-    producer.init_transactions(PATIENCE).expect("started");
-    producer.begin_transaction().expect("begun");
-    for partition in 0..PARTITIONS {
-        let topic = house.topic("checkpoint");
-        producer.send(BaseRecord::<(), _>::to(&topic).payload("an open chunk").partition(partition)).expect("sent");
-    }
-    producer.flush(PATIENCE).expect("delivered");
-    // The membership of a consumer that never joined: the broker takes it unchecked.
-    let stranger: BaseConsumer = client(&house).set("group.id", &house.name).create().expect("a consumer");
-    let mut offsets = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        offsets.add_partition_offset(&house.topic("reports"), partition, Place::Offset(99)).expect("an offset");
-    }
-    producer.send_offsets_to_transaction(&offsets, &stranger.group_metadata().expect("a group"), PATIENCE).expect("sent");
+    let _open = open_transaction(&house, &id, PARTITIONS);
     println!("open");
     loop {
         log.source.poll(Duration::from_millis(100)).expect("polled");
@@ -319,6 +309,31 @@ fn a_dead_owners_transaction_is_ended() {
     assert_eq!(transactional_ids(&house), [] as [String; 0], "the dead one's entry is removed");
     log.committer.transact(epoch(4, 2)).expect("committed");
     assert_eq!(transactional_ids(&house).len(), 1);
+}
+
+#[test]
+fn leaving_cuts_a_restore_short() {
+    type Restore = fn(&mut dyn Checkpoint) -> Result<(), LogError>;
+    let waiting: [Restore; 2] = [
+        |checkpoint| checkpoint.progress(0).map(drop),
+        |checkpoint| checkpoint.read(0, 0, &mut |_, _| ControlFlow::Continue(())).map(drop),
+    ];
+    for restore in waiting {
+        let house = House::new();
+        let mut log = house.open();
+        await_partitions(&mut log, 3);
+        // Of nobody who could be found dead.
+        let stranger = open_transaction(&house, &format!("{}-stranger", house.name), 1);
+        let (done, outcome) = mpsc::channel();
+        let mut checkpoint = log.checkpoint;
+        thread::spawn(move || done.send(restore(&mut *checkpoint)));
+        assert!(outcome.recv_timeout(Duration::from_secs(2)).is_err(), "it waits");
+        log.source.leave();
+        let (outcome, took) = timed("cut short", || outcome.recv_timeout(PATIENCE).expect("an answer"));
+        assert!(matches!(outcome, Err(LogError::Unavailable(_))), "{outcome:?}");
+        assert!(took < Duration::from_secs(10), "nobody waits for it any more");
+        stranger.abort_transaction(PATIENCE).expect("ended");
+    }
 }
 
 #[test]

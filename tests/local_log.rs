@@ -221,6 +221,21 @@ fn nothing_is_polled_while_held_or_suspended() {
 }
 
 #[test]
+fn after_a_hold_the_end_is_told_anew() {
+    let mut house = House::new(|_| {});
+    assert!(matches!(house.poll(), Polled::CaughtUp(0)));
+    house.log.source.hold(true).unwrap();
+    assert!(matches!(house.poll(), Polled::Idle));
+    house.log.source.hold(false).unwrap();
+    assert!(matches!(house.poll(), Polled::CaughtUp(0)), "nothing came meanwhile");
+    assert!(matches!(house.poll(), Polled::Idle));
+    house.log.source.hold(true).unwrap();
+    house.append("a", None);
+    house.log.source.hold(false).unwrap();
+    assert!(matches!(house.poll(), Polled::Records(_)), "what waits comes first");
+}
+
+#[test]
 fn the_end_lies_behind_what_is_queued() {
     let mut house = House::new(|_| {});
     house.append("a", None);

@@ -94,7 +94,18 @@ impl PumpThread {
         Ok(())
     }
 
+    /// What the log refuses for now is no reason to end.
     fn turn(&mut self, out: &mut Vec<pump::Sent>) -> Result<(), LogError> {
+        match self.steps(out) {
+            Err(LogError::Unavailable(why)) => {
+                tracing::warn!(why, "restoring from the last committed epoch");
+                self.pump.refused(why, self.clock.now(), out)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn steps(&mut self, out: &mut Vec<pump::Sent>) -> Result<(), LogError> {
         for resolved in self.resolutions.try_iter() {
             let committed = matches!(resolved, Resolved::Committed { .. });
             self.pump.resolved(resolved, self.clock.now())?;

@@ -109,9 +109,10 @@ impl Pump {
             self.cut(now, out);
             return Ok(());
         }
-        for partitions in mem::take(&mut self.releases) {
+        while let Some(partitions) = self.releases.pop() {
             partitions.iter().for_each(|partition| self.give_up(*partition, out));
-            self.source.release(&partitions)?;
+            // Others wait for it: what is refused is tried again.
+            self.source.release(&partitions).inspect_err(|_| self.releases.push(partitions))?;
         }
         Ok(())
     }
@@ -133,12 +134,13 @@ impl Pump {
         self.dropped = true;
         self.backlog.clear();
         self.open = Open { first: self.next, since: now.monotonic, ..Open::default() };
+        let mut outcome = Ok(());
         for line in self.lines.values_mut() {
             line.cancel();
             if mem::replace(&mut line.stage, Stage::Waiting) == Stage::Live {
-                self.source.suspend(line.partition)?;
+                outcome = outcome.and(self.source.suspend(line.partition));
             }
         }
-        Ok(())
+        outcome
     }
 }

@@ -493,6 +493,9 @@ fn clocks_stand_while_the_source_is_held() {
     bench.committed();
     bench.turn();
     bench.pump.poll(bench.now).unwrap();
+    assert!(bench.calls().contains(&"hold false".to_owned()));
+    assert_eq!(bench.turn(), Vec::<String>::new(), "they may still be, until the source says otherwise");
+    bench.polled(Polled::CaughtUp(1));
     assert_eq!(bench.turn(), ["ticks 1/8: 7+100 @100"]);
 }
 

@@ -15,6 +15,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
     message::Headers,
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 use statehouse::{
     config::Config,
@@ -141,6 +142,30 @@ pub fn chunks(log: &mut Log, partition: i32) -> Vec<String> {
         .expect("read");
     assert!(!broke);
     all
+}
+
+/// A transaction with a chunk and a source offset for each of the first partitions, as their owner would write them. It stays open.
+pub fn open_transaction(house: &House, transactional_id: &str, partitions: i32) -> BaseProducer {
+    let producer: BaseProducer = client(house)
+        .set("transactional.id", transactional_id)
+        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
+        .create()
+        .expect("a producer");
+    producer.init_transactions(PATIENCE).expect("started");
+    producer.begin_transaction().expect("begun");
+    for partition in 0..partitions {
+        let topic = house.topic("checkpoint");
+        producer.send(BaseRecord::<(), _>::to(&topic).payload("an open chunk").partition(partition)).expect("sent");
+    }
+    producer.flush(PATIENCE).expect("delivered");
+    // The membership of a consumer that never joined: the broker takes it unchecked.
+    let stranger: BaseConsumer = client(house).set("group.id", &house.name).create().expect("a consumer");
+    let mut offsets = TopicPartitionList::new();
+    for partition in 0..partitions {
+        offsets.add_partition_offset(&house.topic("reports"), partition, Place::Offset(99)).expect("an offset");
+    }
+    producer.send_offsets_to_transaction(&offsets, &stranger.group_metadata().expect("a group"), PATIENCE).expect("sent");
+    producer
 }
 
 /// Everything committed in a topic, up to its true end, as an ordinary client reads it.

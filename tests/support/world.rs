@@ -120,7 +120,7 @@ impl World {
     }
 
     /// Waits until something holds.
-    pub(crate) fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
+    pub(crate) fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !holds() {
             assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}; the house stands at {:?}", self.house.standing().borrow());
@@ -151,6 +151,23 @@ impl World {
             assert!(applied, "{place:?} is applied");
         }
         places
+    }
+
+    /// Appends it again for as long as it is definitely not appended, then waits until it is applied.
+    pub(crate) fn taken(&self, told: &Told) -> (Partition, Offset) {
+        let record = [(told.object.clone(), told.value())];
+        let mut place = None;
+        self.eventually("it is appended", || {
+            match self.append(&record).remove(0) {
+                Ok(at) => place = Some(at),
+                Err(AppendError::Failed(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+            place.is_some()
+        });
+        let place = place.expect("it is appended");
+        assert!(self.runtime.block_on(self.house.desk().applied(place, PATIENCE)), "{place:?} is applied");
+        place
     }
 
     pub(crate) fn object(&self, object: &str) -> Option<ObjectView> {

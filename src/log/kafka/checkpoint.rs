@@ -1,6 +1,7 @@
 //! What a restore reads: committed offsets and progress, and the checkpoint partition's committed records.
 //!
-//! Owned by the restore thread. The order is the proof: first the committed offset, whose fetch waits until no transaction that could
+//! Owned by the restore thread. Nothing waits longer than one question to the brokers ([`ASK`]) for a partition that is not ours any more,
+//! which is every partition once the group is left. The order is the proof: first the committed offset, whose fetch waits until no transaction that could
 //! still change it is open; only then the end of the checkpoint, asked without regard to transactions, because a transaction's markers
 //! reach the checkpoint later than the offsets; and reading waits until everything before that end is resolved.
 
@@ -53,6 +54,7 @@ impl KafkaCheckpoint {
     fn committed_offset(&mut self, partition: Partition) -> Result<Option<(Offset, String)>, LogError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
+            self.check_ours(partition)?;
             if let Err(reason) = self.register.end_the_dead(&lock(&self.readers).raw) {
                 tracing::warn!(reason, "lost instances' transactions can't be ended; offsets may have to wait for their timeout");
             }
@@ -61,10 +63,17 @@ impl KafkaCheckpoint {
                 Err(reason) => reason,
             };
             tracing::info!(partition, %reason, "the committed offset is not known yet");
-            if !self.ownership.holds(partition) || Instant::now() > deadline {
+            if Instant::now() > deadline {
                 return Err(LogError::Unavailable(format!("the committed offset of partition {partition} is not known: {reason}")));
             }
         }
+    }
+
+    fn check_ours(&self, partition: Partition) -> Result<(), LogError> {
+        if self.ownership.holds(partition) {
+            return Ok(());
+        }
+        Err(LogError::Unavailable(format!("partition {partition} is not ours any more")))
     }
 
     fn ask_offset(&self, partition: Partition) -> Result<Option<(Offset, String)>, KafkaError> {
@@ -109,6 +118,7 @@ impl KafkaCheckpoint {
         let began = Instant::now();
         let mut said = began;
         loop {
+            self.check_ours(partition)?;
             let (_, stable) = self.watermarks(&readers.committed, partition)?;
             if stable >= end {
                 return Ok(());
@@ -205,7 +215,7 @@ impl Checkpoint for KafkaCheckpoint {
         let mut place = TopicPartitionList::new();
         place.add_partition_offset(&topic, partition, Place::Offset(from)).map_err(refused)?;
         readers.committed.assign(&place).map_err(refused)?;
-        let outcome = read_until(&readers.committed, &span, each);
+        let outcome = read_until(&readers.committed, &span, &|| self.check_ours(partition), each);
         readers.committed.unassign().map_err(refused)?;
         outcome
     }
@@ -215,6 +225,7 @@ impl Checkpoint for KafkaCheckpoint {
 fn read_until(
     reader: &BaseConsumer<Voice>,
     span: &Span<'_>,
+    check: &dyn Fn() -> Result<(), LogError>,
     each: &mut dyn FnMut(Offset, &[u8]) -> ControlFlow<()>,
 ) -> Result<bool, LogError> {
     let mut heard = Instant::now();
@@ -235,7 +246,7 @@ fn read_until(
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(false),
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => return Err(span.gone()),
             // Outages end, or run into the patience below.
-            Some(Err(_)) | None => {}
+            Some(Err(_)) | None => check()?,
         }
         if heard.elapsed() > PATIENCE {
             return Err(LogError::Unavailable(format!("{} [{}] does not answer", span.topic, span.partition)));

@@ -25,6 +25,11 @@ impl Ownership {
         lock(&self.0).retain(|owned| !partitions.contains(owned));
     }
 
+    /// Nothing is ours any more; what waits for something of ours need not wait on.
+    pub(super) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+
     pub(super) fn holds(&self, partition: Partition) -> bool {
         lock(&self.0).contains(&partition)
     }

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    iter,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -34,6 +35,8 @@ use crate::log::{LogError, Polled, Source};
 const SEEK_PATIENCE: Duration = Duration::from_secs(1);
 /// While a partition waits to begin, it is tried again this often.
 const BEGIN_EVERY: Duration = Duration::from_millis(5);
+/// A step of a rebalance that the client refused is tried again after this.
+const REBALANCE_RETRY: Duration = Duration::from_millis(200);
 const TEND_EVERY: Duration = Duration::from_secs(5);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -52,6 +55,8 @@ pub(super) struct KafkaSource {
     reading: BTreeMap<Partition, Reading>,
     ready: VecDeque<Polled>,
     wake: Arc<Wake>,
+    /// A step of a rebalance that the client refused to take, and when to try again.
+    refused: Option<(Rebalance, Instant)>,
     /// Revoked, and still being committed.
     unreleased: Vec<Partition>,
     /// Whose turn it is to be drained first.
@@ -67,7 +72,18 @@ struct Reading {
     /// Not until the client was able to seek.
     started: bool,
     next_offset: Offset,
+    /// Whether the last fetch answered at the end.
     caught_up: bool,
+    /// Whether the pump knows that.
+    told: bool,
+}
+
+impl Reading {
+    /// Nothing is waiting.
+    fn at_end(&mut self, partition: Partition) -> Polled {
+        (self.caught_up, self.told) = (true, true);
+        Polled::CaughtUp(partition)
+    }
 }
 
 impl KafkaSource {
@@ -87,6 +103,7 @@ impl KafkaSource {
             reading: BTreeMap::new(),
             ready: VecDeque::new(),
             wake,
+            refused: None,
             unreleased: Vec::new(),
             turn: 0,
             held: false,
@@ -109,27 +126,39 @@ impl KafkaSource {
                 }
                 Some(Err(error)) => self.hear(&error, None)?,
             }
-            while let Some(rebalance) = self.consumer.context().next_rebalance() {
+            while let Some(rebalance) = self.next_rebalance() {
                 empty = 0;
-                self.rebalance(rebalance)?;
+                self.rebalance(&rebalance).inspect_err(|_| self.refused = Some((rebalance, Instant::now() + REBALANCE_RETRY)))?;
             }
         }
         Ok(())
     }
 
-    fn rebalance(&mut self, rebalance: Rebalance) -> Result<(), LogError> {
+    /// Steps are answered in order: the others wait for one that was refused.
+    fn next_rebalance(&mut self) -> Option<Rebalance> {
+        match self.refused.take() {
+            None => self.consumer.context().next_rebalance(),
+            Some((rebalance, again)) if again <= Instant::now() => Some(rebalance),
+            waiting => {
+                self.refused = waiting;
+                None
+            }
+        }
+    }
+
+    fn rebalance(&mut self, rebalance: &Rebalance) -> Result<(), LogError> {
         match rebalance {
-            Rebalance::Assign(mut list) => {
-                self.assign(&mut list)?;
-                self.ready.push_back(Polled::Assigned(numbers(&list)));
+            Rebalance::Assign(list) => {
+                self.assign(list.clone())?;
+                self.ready.push_back(Polled::Assigned(numbers(list)));
             }
             Rebalance::Revoke { partitions, lost } => {
-                let partitions = numbers(&partitions);
+                let partitions = numbers(partitions);
                 if partitions.is_empty() {
                     self.consumer.incremental_unassign(&TopicPartitionList::new()).map_err(refused)?;
                 } else {
                     self.unreleased.extend(&partitions);
-                    self.ready.push_back(Polled::Revoked { partitions, lost });
+                    self.ready.push_back(Polled::Revoked { partitions, lost: *lost });
                 }
             }
         }
@@ -138,8 +167,11 @@ impl KafkaSource {
 
     /// Assigns, but reads nothing before `begin`. Paused *before* the client starts it, and started at an offset that is none of the logical
     /// ones: for those the client asks the broker, and an answer that comes after the seek moves the position once more.
-    fn assign(&mut self, list: &mut TopicPartitionList) -> Result<(), LogError> {
-        for partition in numbers(list) {
+    fn assign(&mut self, mut list: TopicPartitionList) -> Result<(), LogError> {
+        for partition in numbers(&list) {
+            if self.queues.contains_key(&partition) {
+                continue; // tried before, and refused then
+            }
             // Also makes the partition known to the client, or it could not be paused yet.
             let topic = &self.settings.topics.source;
             let queue = self.consumer.split_partition_queue(topic, partition);
@@ -148,9 +180,9 @@ impl KafkaSource {
             queue.set_nonempty_callback(move || wake.ring());
             self.queues.insert(partition, queue);
         }
-        self.consumer.pause(list).map_err(refused)?;
+        self.consumer.pause(&list).map_err(refused)?;
         list.set_all_offsets(Place::Offset(0)).map_err(refused)?;
-        self.consumer.incremental_assign(list).map_err(refused)
+        self.consumer.incremental_assign(&list).map_err(refused)
     }
 
     /// A record that came by the common queue although its partition has its own: read again from the right place.
@@ -215,11 +247,12 @@ impl KafkaSource {
                 self.troubled = false;
             }
             match end {
+                // The client tells an end once, the pump must hear of it again after a hold.
+                None if reading.caught_up && !reading.told => self.ready.push_back(reading.at_end(partition)),
                 None => {}
                 Some(KafkaError::PartitionEOF(_)) => {
-                    reading.caught_up = true;
                     self.troubled = false;
-                    self.ready.push_back(Polled::CaughtUp(partition));
+                    self.ready.push_back(reading.at_end(partition));
                 }
                 Some(error) => self.hear(&error, Some(partition))?,
             }
@@ -279,11 +312,13 @@ impl KafkaSource {
     }
 
     /// Steps of a rebalance that wait for an answer would hold up the close.
-    fn answer_all(&self) -> Result<(), KafkaError> {
+    fn answer_all(&mut self) -> Result<(), KafkaError> {
         if !self.unreleased.is_empty() {
             self.consumer.incremental_unassign(&self.list(&self.unreleased))?;
         }
-        while let Some(rebalance) = self.consumer.context().next_rebalance() {
+        let refused = self.refused.take().map(|(rebalance, _)| rebalance);
+        let waiting = iter::from_fn(|| self.consumer.context().next_rebalance());
+        for rebalance in refused.into_iter().chain(waiting) {
             match rebalance {
                 Rebalance::Assign(list) => self.consumer.incremental_assign(&list)?,
                 Rebalance::Revoke { partitions, .. } => self.consumer.incremental_unassign(&partitions)?,
@@ -328,26 +363,33 @@ impl Source for KafkaSource {
     }
 
     fn begin(&mut self, partition: Partition, offset: Offset) -> Result<(), LogError> {
-        self.reading.insert(partition, Reading { started: false, next_offset: offset, caught_up: false });
+        self.reading.insert(partition, Reading { started: false, next_offset: offset, caught_up: false, told: false });
         self.start_begun().map(drop)
     }
 
     fn suspend(&mut self, partition: Partition) -> Result<(), LogError> {
         self.reading.remove(&partition);
         self.ready.retain(|polled| !matches!(polled, Polled::CaughtUp(other) | Polled::Behind(other) if *other == partition));
-        self.consumer.pause(&self.list(&[partition])).map_err(refused)
+        // Spares fetches for nothing; what comes all the same is not read, and the next begin seeks.
+        if let Err(error) = self.consumer.pause(&self.list(&[partition])) {
+            tracing::debug!(partition, "pause: {error}");
+        }
+        Ok(())
     }
 
     fn release(&mut self, partitions: &[Partition]) -> Result<(), LogError> {
         self.ownership.remove(partitions);
         self.reading.retain(|partition, _| !partitions.contains(partition));
         self.queues.retain(|partition, _| !partitions.contains(partition));
+        self.consumer.incremental_unassign(&self.list(partitions)).map_err(refused)?;
         self.unreleased.retain(|partition| !partitions.contains(partition));
-        self.consumer.incremental_unassign(&self.list(partitions)).map_err(refused)
+        Ok(())
     }
 
     fn hold(&mut self, hold: bool) -> Result<(), LogError> {
         self.held = hold;
+        self.ready.retain(|polled| !matches!(polled, Polled::CaughtUp(_)));
+        self.reading.values_mut().for_each(|reading| reading.told = false);
         Ok(())
     }
 
@@ -366,6 +408,7 @@ impl Source for KafkaSource {
         self.queues.clear();
         let context = self.consumer.context();
         context.close();
+        self.ownership.clear();
         if self.troubled {
             lock(&GRAVEYARD).push(self.consumer.clone());
             return;

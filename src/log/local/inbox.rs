@@ -121,7 +121,10 @@ impl Inbox {
     }
 
     pub(super) fn hold(&self, hold: bool) {
-        self.queue().held = hold;
+        let mut queue = self.queue();
+        queue.held = hold;
+        queue.lanes.iter_mut().for_each(|lane| lane.caught_up = false);
+        drop(queue);
         self.changed.notify_one();
     }
 
