@@ -27,13 +27,13 @@ fn main() {
     let (reports, objects, agents) = (number(0, 4_000_000), number(1, 200_000) as i32, number(2, 5) as i32);
     let (epoch, workers) = (number(3, 100_000), number(4, 1) as usize);
     let world = Arc::new(World::new(reports, objects, agents));
-    let hashes: Arc<Vec<u64>> = Arc::new((0..objects as u64).map(mixed).collect());
+    let arrivals = Arc::new(Arrivals::new(&world));
     let before_bytes = resident_bytes();
     let start = Instant::now();
     let handles: Vec<_> = (0..workers)
         .map(|worker| {
-            let (world, hashes) = (world.clone(), hashes.clone());
-            thread::spawn(move || work(&world, &hashes, (worker, workers), epoch))
+            let (world, arrivals) = (world.clone(), arrivals.clone());
+            thread::spawn(move || work(&world, &arrivals, (worker, workers), epoch))
         })
         .collect();
     let done: Vec<Done> = handles.into_iter().map(|handle| handle.join().expect("a worker")).collect();
@@ -53,6 +53,33 @@ fn main() {
     }
 }
 
+/// The reports as a fetched batch holds them: what a report says stands where the one before it ends, and its hash with it.
+struct Arrivals {
+    names: String,
+    /// Where the object's name ends, the object's hash, agent, whether the agent says that it is attacked.
+    reports: Vec<(usize, u64, u16, bool)>,
+}
+
+impl Arrivals {
+    fn new(world: &World) -> Self {
+        let mut arrivals = Self { names: String::new(), reports: Vec::with_capacity(world.claims.len()) };
+        for &(object, agent, attacked) in &world.claims {
+            arrivals.names.push_str(&world.objects[object as usize]);
+            arrivals.reports.push((arrivals.names.len(), mixed(u64::from(object)), agent, attacked));
+        }
+        arrivals
+    }
+
+    fn object(&self, at: usize) -> &str {
+        let start = at.checked_sub(1).map_or(0, |before| self.reports[before].0);
+        &self.names[start..self.reports[at].0]
+    }
+
+    fn hash(&self, at: usize) -> u64 {
+        self.reports[at].1
+    }
+}
+
 struct Done {
     changes: usize,
     held: usize,
@@ -62,26 +89,26 @@ struct Done {
 }
 
 /// One worker: its share of every epoch.
-fn work(world: &World, hashes: &[u64], (worker, workers): (usize, usize), epoch: u64) -> Done {
+fn work(world: &World, arrivals: &Arrivals, (worker, workers): (usize, usize), epoch: u64) -> Done {
     let plan = Plan::of(RuleSet::new(Rule::Majority)).expect("a valid plan");
     let mut engine = Engine::new(Arc::new(plan));
     let mut done = Done { changes: 0, held: 0, finished: Instant::now(), resident_bytes: 0 };
-    let total = world.claims.len() as u64;
+    let total = arrivals.reports.len() as u64;
     let mut mine = Vec::new();
     let mut first = 0;
     while first < total {
         let end = (first + epoch).min(total);
         engine.run(Run { first: first + 1, count: end - first, partition: 0, event: first, clock_ms: 0, offset: Some(first as i64) });
         mine.clear();
-        let place = |claim: &(u32, u16, bool)| ((u128::from(hashes[claim.0 as usize]) * workers as u128) >> 64) as usize;
-        mine.extend((first..end).filter(|at| place(&world.claims[*at as usize]) == worker));
+        let place = |at: usize| ((u128::from(arrivals.hash(at)) * workers as u128) >> 64) as usize;
+        mine.extend((first as usize..end as usize).filter(|at| place(*at) == worker));
         for window in mine.chunks(WINDOW) {
-            engine.look_ahead(window.iter().map(|at| hashes[world.claims[*at as usize].0 as usize]));
+            engine.look_ahead(window.iter().map(|at| arrivals.hash(*at)));
             for at in window {
-                let (object, agent, attacked) = world.claims[*at as usize];
+                let (_, hash, agent, attacked) = arrivals.reports[*at];
                 let (agent, state) = (&world.agents[agent as usize], state(attacked));
                 let event = Event::Report { agent, state, ts_ms: 1_763_800_000_000 + *at as i64, ttl_ms: None };
-                engine.apply(*at as Seq + 1, &world.objects[object as usize], hashes[object as usize], event);
+                engine.apply(*at as Seq + 1, arrivals.object(*at), hash, event);
             }
         }
         done.changes += engine.close(end + 1).changes.len();

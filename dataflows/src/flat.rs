@@ -148,7 +148,9 @@ fn consolidated<K: Part, V: Part, R: Diff>(mut updates: Vec<Update<K, V, R>>) ->
         is_like
     });
     updates.retain(|update| !update.diff.is_zero());
-    updates.shrink_to_fit();
+    if updates.len() < updates.capacity() / 2 {
+        updates.shrink_to_fit();
+    }
     updates
 }
 

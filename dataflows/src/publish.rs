@@ -22,6 +22,7 @@ use timely::{
 use crate::{
     digest::{object_hash, object_row_hash},
     due::DueIndex,
+    engine::WINDOW,
     flat::{Update, batches},
     names::{Names, ObjectId},
     rule::decide::Rules,
@@ -101,7 +102,8 @@ pub(crate) fn publish<'a>(
             let is_closed = |seq: Seq| closed_to.is_none_or(|end| seq < end);
             let Some(capability) = held.elements().first().filter(|capability| is_closed(*capability.time())) else { return };
             let end = closed_to.unwrap_or_else(|| capability.time() + 1);
-            let ready: Vec<_> = waiting.extract_if(.., |item| is_closed(item.seq)).collect();
+            let later: Vec<_> = waiting.extract_if(.., |item| !is_closed(item.seq)).collect(); // mostly none: nothing is moved
+            let ready = std::mem::replace(&mut waiting, later);
             output.session(capability).give(Rc::new(publisher.epoch(ready, end)));
             let later = (!waiting.is_empty()).then(|| capability.delayed(&end));
             held = later.into_iter().collect();
@@ -148,6 +150,8 @@ enum What {
     Introduce(Name, Partition, usize),
     Compare(Partition),
     GiveUp(Partition),
+    /// Taken up already.
+    Done,
 }
 
 enum StepPart {
@@ -184,31 +188,40 @@ struct Touched {
 
 /// Items in the order in which they are taken up. Their order is sorted, not they: they are large.
 struct Agenda {
-    items: Vec<Option<Item>>,
+    items: Vec<Item>,
     /// Places in `items`, last first.
     order: Vec<(Seq, Phase, ObjectId, usize)>,
 }
 
 impl Agenda {
     fn new(items: Vec<Item>) -> Self {
-        let mut agenda = Self { items: Vec::with_capacity(items.len()), order: Vec::with_capacity(items.len()) };
+        let mut agenda = Self { items: Vec::new(), order: Vec::with_capacity(items.len()) };
         agenda.add(items);
         agenda
     }
 
-    fn add(&mut self, items: Vec<Item>) {
+    fn add(&mut self, mut items: Vec<Item>) {
         if items.is_empty() {
             return;
         }
         let first = self.items.len();
         self.order.extend(items.iter().zip(first..).map(|(item, at)| (item.seq, item.phase, item.object, at)));
-        self.items.extend(items.into_iter().map(Some));
+        match first {
+            0 => self.items = items,
+            _ => self.items.append(&mut items),
+        }
         self.order.sort_unstable_by(|a, b| b.cmp(a));
     }
 
+    /// The objects of what comes next, in order.
+    fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        self.order.iter().rev().map(|(_, _, object, _)| *object)
+    }
+
     fn next(&mut self) -> Option<Item> {
-        let (.., at) = self.order.pop()?;
-        self.items[at].take()
+        let (seq, phase, object, at) = self.order.pop()?;
+        let what = std::mem::replace(&mut self.items[at].what, What::Done);
+        Some(Item { seq, phase, object, what })
     }
 
     /// The next thing, if it happened to the same object at the same seq.
@@ -241,12 +254,19 @@ impl Publisher {
     /// Takes up everything of one epoch.
     fn epoch(&mut self, items: Vec<Item>, end: Seq) -> Settled {
         let mut agenda = Agenda::new(items);
+        let mut looked_ahead = 0;
         while let Some(item) = agenda.next() {
+            if looked_ahead == 0 {
+                self.lives.look_ahead(agenda.objects().take(WINDOW));
+                looked_ahead = WINDOW;
+            }
+            looked_ahead -= 1;
             match item.what {
                 What::Run(run) => agenda.add(self.begin(run)),
                 What::Introduce(name, partition, set) => self.lives.introduce(item.object, Life::new(name, partition, set)),
                 What::GiveUp(partition) => self.give_up(partition),
                 What::Compare(partition) => self.compare(partition, item.seq),
+                What::Done => unreachable!("nothing is taken up twice"),
                 What::Step(part) => {
                     let mut step = Step::default();
                     step.take(part);

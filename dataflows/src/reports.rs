@@ -16,7 +16,7 @@ use object::Slot;
 pub(crate) use object::{Claim, Object};
 
 use crate::{
-    digest::{ClaimWords, claim_hash, object_hash},
+    digest::{ClaimWords, claim_hash},
     engine::WINDOW,
     flat::Update,
     names::{AgentId, Names, ObjectId},
@@ -153,8 +153,7 @@ impl Reports {
     /// Makes an object known.
     pub(crate) fn insert(&mut self, subject: Subject<'_>, set: usize, context: &mut Context<'_>) -> ObjectId {
         let partition = context.moment.partition;
-        let digest = object_hash(partition, subject.name);
-        let object = Object::new(subject.name.into(), partition, digest, subject.hash, set);
+        let object = Object::new(subject.name.into(), partition, subject.hash, set);
         let id = match self.free.pop() {
             Some(id) => {
                 self.objects[id as usize] = Some(object);
@@ -174,7 +173,7 @@ impl Reports {
     pub(crate) fn report(&mut self, id: ObjectId, said: Said<'_>, context: &mut Context<'_>) {
         let Context { rules, names, seq, moment } = context;
         let object = self.objects[id as usize].as_mut().expect("a known object");
-        let set = &rules.sets[object.set];
+        let set = &rules.sets[object.set()];
         if object.agents.len() >= AGENTS_PER_OBJECT_MAX && names.agents.find(said.agent).is_none_or(|agent| object.find(agent).is_err()) {
             self.counts.over_limit += 1;
             return; // without an id for the agent: nothing would ever take that back
@@ -203,7 +202,7 @@ impl Reports {
         let Some(agent) = context.names.agents.find(agent) else { return false };
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let Ok(at) = object.find(agent) else { return false };
-        if is_late(&context.rules.sets[object.set], &object.agents[at].claim, ts_ms) {
+        if is_late(&context.rules.sets[object.set()], &object.agents[at].claim, ts_ms) {
             self.counts.late += 1;
             return false;
         }
@@ -258,7 +257,7 @@ impl Reports {
     fn replace(&mut self, id: ObjectId, Put { agent, claim, note }: Put, context: &mut Context<'_>) {
         let Context { rules, names, seq, .. } = context;
         let object = self.objects[id as usize].as_mut().expect("a known object");
-        let set = &rules.sets[object.set];
+        let set = &rules.sets[object.set()];
         let newest_before = object.newest_state();
         let slot = object.put(agent, claim.map(|claim| Slot { claim, noted: Slot::NOT_NOTED }), set);
         let before = slot.map(|slot| slot.claim);
@@ -287,7 +286,7 @@ impl Reports {
         let mut swing = Tally::reports(i32::from(claim.is_some()) - i32::from(before.is_some()));
         let (from, to, weight) = match set.latest {
             true => (newest_before, object.newest_state(), 1),
-            false => (before.map(|claim| claim.state), claim.map(|claim| claim.state), names.weight(agent, object.set)),
+            false => (before.map(|claim| claim.state), claim.map(|claim| claim.state), names.weight(agent, object.set())),
         };
         from.into_iter().for_each(|state| swing.add(state, -weight));
         to.into_iter().for_each(|state| swing.add(state, weight));
@@ -312,7 +311,7 @@ impl Reports {
         for &(id, agent, at) in &self.settled {
             let Dirty { before, after, .. } = self.dirty[at as usize];
             let object = self.object(id);
-            let hash = |claim: Claim| claim_hash(object.digest, names.agents.digest(agent), &claim.words(names));
+            let hash = |claim: Claim| claim_hash(object.digest(), names.agents.digest(agent), &claim.words(names));
             let delta = after.map_or(0, hash).wrapping_sub(before.map_or(0, hash));
             let value = RowValue::Report(names.agents.name(agent).clone(), after.map(|claim| claim.report(names)));
             row(id, Row { partition: object.partition, object: object.name.clone(), value }, delta);

@@ -210,6 +210,13 @@ impl Lives {
         self.lives[id as usize].as_mut().expect("an object is introduced before anything happens to it")
     }
 
+    /// Reads the lives and rows that the next steps will read, so that these reads don't wait for each other. Has no effect but on the cache.
+    pub(crate) fn look_ahead(&self, ids: impl Iterator<Item = ObjectId>) {
+        let lives = ids.filter_map(|id| self.lives.get(id as usize)?.as_ref());
+        let words = lives.fold(0, |words, life| words ^ life.touch as u64 ^ life.row.as_ref().map_or(0, |row| row.revision));
+        std::hint::black_box(words); // else the reads would be left out
+    }
+
     /// The known objects of a partition.
     pub(crate) fn of_partition(&self, partition: Partition) -> Vec<ObjectId> {
         let known = |life: &Life| life.partition == partition && life.row.is_some();

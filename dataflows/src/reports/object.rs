@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    digest::object_hash,
     names::AgentId,
     rule::decide::Set,
     tally::StateId,
@@ -46,15 +47,16 @@ impl Slot {
     pub(crate) const NOT_NOTED: u32 = u32::MAX;
 }
 
+/// Up to so many agents, an object takes memory for those it has; from there on in steps that double.
+const FEW: usize = 16;
+
 /// A known object.
 pub(crate) struct Object {
     pub(crate) name: Name,
     pub(crate) partition: Partition,
-    /// Stable hash of partition and name, for row digests.
-    pub(crate) digest: u64,
     /// The caller's hash, for the index.
     pub(crate) hash: u64,
-    pub(crate) set: usize,
+    set: u16,
     /// The seq of the last event that changed something.
     pub(crate) touched: Seq,
     /// The latest claims, by agent.
@@ -64,13 +66,32 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    pub(crate) fn new(name: Name, partition: Partition, digest: u64, hash: u64, set: usize) -> Self {
-        Self { name, partition, digest, hash, set, touched: 0, agents: Vec::new(), newest: None }
+    pub(crate) fn new(name: Name, partition: Partition, hash: u64, set: usize) -> Self {
+        let set = u16::try_from(set).expect("fewer than 65,536 rule sets");
+        Self { name, partition, hash, set, touched: 0, agents: Vec::new(), newest: None }
     }
 
-    /// Reads the name and the first claims.
+    /// Its rule set.
+    pub(crate) fn set(&self) -> usize {
+        usize::from(self.set)
+    }
+
+    /// Stable hash of partition and name, for row digests.
+    pub(crate) fn digest(&self) -> u64 {
+        object_hash(self.partition, &self.name)
+    }
+
+    /// Reads the name and, of an object with few agents, all claims.
     pub(crate) fn first_words(&self) -> u64 {
-        u64::from(self.name.as_bytes().first().copied().unwrap_or(0)) + self.agents.first().map_or(0, |slot| u64::from(slot.noted))
+        let words = |at: usize| self.agents.get(at).map_or(0, |slot| u64::from(slot.noted));
+        u64::from(self.name.as_bytes().first().copied().unwrap_or(0)) + words(0) + words(2) + words(4)
+    }
+
+    /// Room for another agent: few objects have many, so nothing is set aside for objects with few.
+    fn make_room(&mut self) {
+        if self.agents.len() == self.agents.capacity() && self.agents.len() < FEW {
+            self.agents.reserve_exact(if self.agents.is_empty() { 1 } else { 2 });
+        }
     }
 
     /// Where the agent's claim stands, or would stand.
@@ -91,6 +112,7 @@ impl Object {
             (Ok(at), Some(slot)) => Some(std::mem::replace(&mut self.agents[at], slot)),
             (Ok(at), None) => Some(self.agents.remove(at)),
             (Err(at), Some(slot)) => {
+                self.make_room();
                 self.agents.insert(at, slot);
                 None
             }
