@@ -10,9 +10,9 @@ use std::{
     collections::BTreeMap,
     env,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -26,7 +26,7 @@ mod program;
 mod world;
 
 use program::{Program, agent};
-use world::{Shown, Told, config, random, shown};
+use world::{PATIENCE, Shown, Told, config, random, shown};
 
 const CLIENTS: usize = 8;
 const OBJECTS_PER_CLIENT: u64 = 4;
@@ -65,12 +65,13 @@ impl Client {
     }
 
     /// Tells one thing after the other until there is no answer.
-    fn tell_on(&mut self, agent: &Agent, address: &str, over: &AtomicBool) {
+    fn tell_on(&mut self, agent: &Agent, address: &str, (over, answers): (&AtomicBool, &AtomicU64)) {
         while !over.load(Ordering::Relaxed) {
             let mut told = Told::random(&mut self.random);
             told.object = format!("client-{}-site-{}", self.number, (self.random)(OBJECTS_PER_CLIENT));
             if send(agent, address, &told) {
                 self.acknowledged += 1;
+                answers.fetch_add(1, Ordering::Relaxed);
                 self.counts(&told);
             } else {
                 self.in_doubt = Some(told);
@@ -161,13 +162,19 @@ fn no_kill_loses_or_repeats_anything() {
         }
         let mut house = Program::serve(&file);
         house.wait_until_ready(&agent);
-        let over = AtomicBool::new(false);
-        let moment = Duration::from_millis(random(150));
+        let (over, answers) = (AtomicBool::new(false), AtomicU64::new(0));
+        // So many answers, however long the machine takes for them, and then at any moment of what comes next.
+        let (wanted, moment) = (random(100), Duration::from_millis(random(15)));
         clients.iter_mut().for_each(|client| client.look(&agent, &house, &context));
         thread::scope(|scope| {
             for client in &mut clients {
-                let (agent, address, over) = (&agent, house.address.clone(), &over);
-                scope.spawn(move || client.tell_on(agent, &address, over));
+                let (agent, address, watch) = (&agent, house.address.clone(), (&over, &answers));
+                scope.spawn(move || client.tell_on(agent, &address, watch));
+            }
+            let begun = Instant::now();
+            while answers.load(Ordering::Relaxed) < wanted {
+                assert!(begun.elapsed() < PATIENCE, "{context}: {} of {wanted} answers", answers.load(Ordering::Relaxed));
+                thread::sleep(Duration::from_micros(200));
             }
             thread::sleep(moment);
             house.kill();

@@ -27,7 +27,7 @@ mod kafka_house;
 
 use broker::{Broker, shared};
 use kafka_house::{
-    House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, chunks, client, committed, epoch,
+    House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, chunks, client, committed, epoch, known,
     open_transaction, part, poll_until, transactional_ids,
 };
 
@@ -46,9 +46,11 @@ fn an_empty_house_is_caught_up_at_once() {
     assert_eq!(log.partitions, PARTITIONS);
     timed("join", || await_partitions(&mut log, 3));
     for partition in 0..PARTITIONS {
-        assert_eq!(log.checkpoint.progress(partition).expect("known"), None);
+        let (progress, _) = timed("progress", || known(|| log.checkpoint.progress(partition)));
+        assert_eq!(progress, None);
         for start in [Start::Earliest, Start::Latest, Start::Timestamp(1_763_000_000_000)] {
-            assert_eq!(log.checkpoint.start_offset(partition, start).expect("known"), 0, "{start:?}");
+            let (offset, _) = timed("start", || known(|| log.checkpoint.start_offset(partition, start)));
+            assert_eq!(offset, 0, "{start:?}");
         }
         log.source.begin(partition, 0).expect("begun");
     }
@@ -76,7 +78,7 @@ fn epochs_come_back() {
         places.insert(append(&log, &format!("object-{n}"), (n % 10 != 0).then_some("{\"state\":\"x\"}")));
     }
     for partition in 0..PARTITIONS {
-        assert_eq!(log.checkpoint.progress(partition).expect("known"), None);
+        assert_eq!(known(|| log.checkpoint.progress(partition)), None);
         log.source.begin(partition, 0).expect("begun");
     }
     let (mut seen, mut purges) = (BTreeSet::new(), 0);
@@ -125,7 +127,7 @@ fn epochs_come_back() {
     drop(log);
     let (mut log, _) = timed("open again", || house.open());
     timed("join again", || await_partitions(&mut log, 3));
-    assert_eq!(log.checkpoint.progress(2).expect("known"), Some((21, Progress { n: 11, digest: 77, start: 0 })));
+    assert_eq!(known(|| log.checkpoint.progress(2)), Some((21, Progress { n: 11, digest: 77, start: 0 })));
     log.source.begin(2, 5).expect("begun");
     poll_until(&mut log, |polled| match polled {
         Polled::Records(batch) => {
@@ -139,7 +141,7 @@ fn epochs_come_back() {
 fn eleven_epochs_are_there(house: &House, log: &mut Log) {
     for partition in 0..PARTITIONS {
         let progress = Progress { n: 11, digest: 77, start: 0 };
-        assert_eq!(log.checkpoint.progress(partition).expect("known"), Some((21, progress)));
+        assert_eq!(known(|| log.checkpoint.progress(partition)), Some((21, progress)));
         let chunks = chunks(log, partition);
         let second = if partition == 1 { vec!["a second chunk".to_owned()] } else { vec![] };
         let mut expected = vec![format!("chunk 1 of {partition}")];
@@ -253,7 +255,7 @@ fn an_aborted_epoch_leaves_nothing() {
     let (_, end) = raw.fetch_watermarks(&house.topic("checkpoint"), 0, PATIENCE).expect("watermarks");
     assert!(end > 0, "the aborted chunk is in the log");
     for partition in 0..PARTITIONS {
-        assert_eq!(log.checkpoint.progress(partition).expect("an aborted chunk is no state"), None);
+        assert_eq!(known(|| log.checkpoint.progress(partition)), None);
         assert!(chunks(&mut log, partition).is_empty());
     }
     let firsts = log.committer.transact(epoch(5, 1)).expect("committed");
@@ -300,7 +302,7 @@ fn a_dead_owners_transaction_is_ended() {
     await_partitions(&mut log, 3);
     println!("the dead one's partitions are ours after {} ms", killed.elapsed().as_millis());
     for partition in 0..PARTITIONS {
-        let progress = log.checkpoint.progress(partition).expect("known");
+        let progress = known(|| log.checkpoint.progress(partition));
         assert_eq!(progress, Some((3, Progress { n: 1, digest: 7, start: 0 })), "what was committed, not what was open");
         assert_eq!(chunks(&mut log, partition), [format!("chunk 1 of {partition}")]);
     }
@@ -351,7 +353,7 @@ fn who_lost_its_partitions_does_not_commit() {
     assert!(matches!(error, TransactError::Failed(_)), "{error}");
     println!("{error}");
     for partition in 0..PARTITIONS {
-        assert_eq!(second.checkpoint.progress(partition).expect("known"), Some((1, Progress { n: 1, digest: 7, start: 0 })));
+        assert_eq!(known(|| second.checkpoint.progress(partition)), Some((1, Progress { n: 1, digest: 7, start: 0 })));
     }
     second.committer.transact(epoch(7, 2)).expect("committed");
     // The first hears of it, lets everything go, and gets its share again.
@@ -376,7 +378,7 @@ fn who_lost_its_partitions_does_not_commit() {
     assert_eq!(given_up, (0..PARTITIONS).collect::<BTreeSet<_>>());
     first.committer.recover(&|| true).expect("recovered");
     let again = *shared_again.first().expect("one");
-    assert_eq!(first.checkpoint.progress(again).expect("known"), Some((7, Progress { n: 2, digest: 14, start: 0 })));
+    assert_eq!(known(|| first.checkpoint.progress(again)), Some((7, Progress { n: 2, digest: 14, start: 0 })));
     first.committer.transact(Transaction { parts: vec![part(again, 8, 3)] }).expect("its own again");
 }
 
@@ -406,7 +408,7 @@ fn partitions_move_when_they_are_let_go() {
     println!("moved {moved:?} in {} ms", began.elapsed().as_millis());
     assert_eq!(owned, moved.iter().copied().collect::<BTreeSet<_>>(), "only what was let go");
     let given = moved[0];
-    assert_eq!(second.checkpoint.progress(given).expect("known"), Some((2, Progress { n: 2, digest: 14, start: 0 })));
+    assert_eq!(known(|| second.checkpoint.progress(given)), Some((2, Progress { n: 2, digest: 14, start: 0 })));
     let error = first.committer.transact(Transaction { parts: vec![part(given, 3, 3)] }).expect_err("given away");
     assert!(matches!(error, TransactError::Failed(_)), "{error}");
     second.committer.transact(Transaction { parts: vec![part(given, 3, 3)] }).expect("its own");
@@ -424,7 +426,7 @@ fn a_fenced_producer_recovers() {
     let error = log.committer.transact(epoch(2, 2)).expect_err("fenced");
     println!("{error}");
     log.committer.recover(&|| true).expect("recovered");
-    assert_eq!(log.checkpoint.progress(0).expect("known"), Some((1, Progress { n: 1, digest: 7, start: 0 })));
+    assert_eq!(known(|| log.checkpoint.progress(0)), Some((1, Progress { n: 1, digest: 7, start: 0 })));
     log.committer.transact(epoch(2, 2)).expect("committed");
     assert_eq!(chunks(&mut log, 1), ["chunk 1 of 1", "chunk 2 of 1"]);
 }
@@ -558,7 +560,7 @@ fn a_killed_broker_is_survived() {
         log.committer.recover(&|| up.elapsed() < PATIENCE).expect("recovered");
         println!("commits again after {} ms", up.elapsed().as_millis());
     }
-    let n = log.checkpoint.progress(0).expect("known").expect("progress").1.n;
+    let n = known(|| log.checkpoint.progress(0)).expect("progress").1.n;
     let place = append(&log, "after", Some("1"));
     let mut owned: BTreeSet<i32> = (0..PARTITIONS).collect();
     let deadline = Instant::now() + PATIENCE;

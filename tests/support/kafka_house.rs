@@ -19,7 +19,7 @@ use rdkafka::{
 };
 use statehouse::{
     config::Config,
-    log::{Log, Part, Polled, Progress, SinkRecord, Transaction, kafka},
+    log::{Log, LogError, Part, Polled, Progress, SinkRecord, Transaction, kafka},
 };
 use uuid::Uuid;
 
@@ -89,6 +89,21 @@ pub fn poll_until(log: &mut Log, mut wanted: impl FnMut(Polled) -> bool) {
             return;
         }
         assert!(Instant::now() < deadline, "what was waited for did not come");
+    }
+}
+
+/// What a restore asks, as often as it asks: a broker that is slow to answer is asked again, everything else must be known at once.
+pub fn known<T>(mut ask: impl FnMut() -> Result<T, LogError>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(known) => return known,
+            Err(LogError::Unavailable(why)) => {
+                println!("asked again: {why}");
+                assert!(Instant::now() < deadline, "{why}");
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
