@@ -27,8 +27,8 @@ mod kafka_house;
 
 use broker::{Broker, shared};
 use kafka_house::{
-    House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, chunks, client, committed, epoch, known,
-    open_transaction, part, poll_until, transactional_ids,
+    CALM_SESSION, House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, chunks, client, committed, epoch,
+    known, open_transaction, part, poll_until, transactional_ids,
 };
 
 /// Runs a step and prints how long it took.
@@ -269,8 +269,13 @@ fn an_aborted_epoch_leaves_nothing() {
 #[ignore = "the other process of a_dead_owners_transaction_is_ended"]
 fn dying_owner() {
     let config: Config = toml::from_str(&env::var("STATEHOUSE_TEST_CONFIG").expect("run by another test")).expect("a configuration");
-    let house =
-        House { name: config.house.clone(), brokers: config.kafka.brokers.clone(), kafka: String::new(), properties: String::new() };
+    let house = House {
+        name: config.house.clone(),
+        brokers: config.kafka.brokers.clone(),
+        session: SESSION,
+        kafka: String::new(),
+        properties: String::new(),
+    };
     let mut log = kafka::open(&config).expect("an open log");
     await_partitions(&mut log, 3);
     log.committer.transact(epoch(3, 1)).expect("committed");
@@ -284,7 +289,8 @@ fn dying_owner() {
 
 #[test]
 fn a_dead_owners_transaction_is_ended() {
-    let house = House::new();
+    let mut house = House::new();
+    house.session = SESSION;
     let mut child = Command::new(env::current_exe().expect("this program"))
         .args(["--exact", "dying_owner", "--ignored", "--nocapture"])
         .env("STATEHOUSE_TEST_CONFIG", house.toml())
@@ -341,11 +347,13 @@ fn leaving_cuts_a_restore_short() {
 #[test]
 fn who_lost_its_partitions_does_not_commit() {
     let mut house = House::new();
+    house.session = SESSION;
     // The first instance will not poll: after this it is out.
     house.properties = format!("'max.poll.interval.ms' = {}", 2 * SESSION.as_millis());
     let mut first = house.open();
     await_partitions(&mut first, 3);
     first.committer.transact(epoch(1, 1)).expect("committed");
+    (house.properties, house.session) = (String::new(), CALM_SESSION);
     let mut second = house.open();
     let (_, took) = timed("the second owns all after", || await_partitions(&mut second, 3));
     assert!(took > SESSION / 2, "nobody took them before");
@@ -524,7 +532,8 @@ fn a_password_from_a_file_opens_a_scram_listener() {
 #[test]
 fn a_killed_broker_is_survived() {
     let broker = Broker::start();
-    let house = House::on(&broker);
+    let mut house = House::on(&broker);
+    house.session = SESSION;
     let mut log = house.open();
     await_partitions(&mut log, 3);
     for partition in 0..PARTITIONS {

@@ -26,8 +26,10 @@ use uuid::Uuid;
 use crate::broker::{Broker, shared};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Kept short, so that the tests see a lost member soon.
+/// For tests that wait for a lost member: kept short.
 pub const SESSION: Duration = Duration::from_secs(3);
+/// For all others: so long that nobody is taken for lost because the machine is busy.
+pub const CALM_SESSION: Duration = Duration::from_secs(30);
 /// Long, so that waiting for it shows.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 pub const PARTITIONS: i32 = 3;
@@ -36,6 +38,7 @@ pub const PARTITIONS: i32 = 3;
 pub struct House {
     pub name: String,
     pub brokers: String,
+    pub session: Duration,
     pub kafka: String,
     pub properties: String,
 }
@@ -46,7 +49,13 @@ impl House {
     }
 
     pub fn on(broker: &Broker) -> Self {
-        Self { name: format!("house-{}", Uuid::new_v4()), brokers: broker.address.clone(), kafka: String::new(), properties: String::new() }
+        Self {
+            name: format!("house-{}", Uuid::new_v4()),
+            brokers: broker.address.clone(),
+            session: CALM_SESSION,
+            kafka: String::new(),
+            properties: String::new(),
+        }
     }
 
     pub fn toml(&self) -> String {
@@ -55,7 +64,7 @@ impl House {
              transaction_timeout_ms = {}\n{}\n[kafka.properties]\n{}\n",
             self.name,
             self.brokers,
-            SESSION.as_millis(),
+            self.session.as_millis(),
             TRANSACTION_TIMEOUT.as_millis(),
             self.kafka,
             self.properties
