@@ -45,8 +45,15 @@ impl Program {
 
     pub(crate) fn wait_until_ready(&self, agent: &Agent) {
         let begun = Instant::now();
-        while agent.get(format!("http://{}/readyz", self.address)).call().map_or(0, |answer| answer.status().as_u16()) != 200 {
-            assert!(begun.elapsed() < PATIENCE, "not ready in time");
+        loop {
+            let answer = agent.get(format!("http://{}/readyz?verbose", self.address)).call();
+            if answer.as_ref().is_ok_and(|answer| answer.status() == 200) {
+                return;
+            }
+            if begun.elapsed() > PATIENCE {
+                let said = answer.map(|mut answer| answer.body_mut().read_to_string());
+                panic!("not ready in time: {said:?}\n{}", self.complaints().join("\n"));
+            }
             thread::sleep(Duration::from_millis(2));
         }
     }
