@@ -14,7 +14,10 @@ use statehouse::{
     decode::{Decoder, Scratch},
     log::Record,
 };
-use statehouse_dataflows::vocabulary::{Cause, Name, Published, Report, Row, RowValue};
+use statehouse_dataflows::{
+    rows::Rows,
+    vocabulary::{Cause, Name, Published, Report, Row, RowValue},
+};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -64,8 +67,9 @@ fn chunks(reports: u64, partitions: i64) {
         clock_ms: BEGIN_MS,
         ..Default::default()
     };
-    let pieces = chunk::encode(&header, &rows, chunk::PIECE_BYTES_MAX);
-    let encode_ns = best_ns(|| drop(black_box(chunk::encode(&header, &rows, chunk::PIECE_BYTES_MAX))));
+    let made = [Rows::of(&rows)];
+    let pieces = chunk::encode(&header, &made, chunk::PIECE_BYTES_MAX);
+    let encode_ns = best_ns(|| drop(black_box(chunk::encode(&header, &made, chunk::PIECE_BYTES_MAX))));
     let decode_ns = best_ns(|| pieces.iter().for_each(|piece| drop(black_box(chunk::decode(piece).expect("just written")))));
     let bytes = pieces.iter().map(Vec::len).sum::<usize>() as f64;
     let changed = rows.iter().filter(|row| matches!(row.value, RowValue::Report(..))).count() as f64;

@@ -19,15 +19,19 @@
 //! Known limit: the checksum finds accidents, not forgers. Whoever may write to the checkpoint topic may write anything.
 
 mod body;
+mod cut;
 mod names;
 mod packed;
 mod read;
 
 use lz4_flex::block;
-use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, Row};
+use statehouse_dataflows::{
+    rows::Rows,
+    vocabulary::{Millis, Offset, Partition, Row},
+};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use self::body::Flaw;
+use self::{body::Flaw, cut::Cut};
 
 /// The largest piece that is usually asked for: below the 1 MB that brokers take for a record, with room for its envelope.
 pub const PIECE_BYTES_MAX: usize = 900_000;
@@ -110,13 +114,13 @@ pub enum ChunkError {
     Body(&'static str),
 }
 
-/// Writes a chunk of these rows, which must be of the header's partition, in pieces of at most `max_bytes` each. At least one piece; a
-/// piece is larger only where a single row or tick already is.
+/// Writes a chunk of these rows, each worker's, which must be of the header's partition, in pieces of at most `max_bytes` each. At least
+/// one piece; a piece is larger only where a single row or tick already is.
 #[must_use]
-pub fn encode(header: &Header, rows: &[Row], max_bytes: usize) -> Vec<Vec<u8>> {
-    debug_assert!(rows.iter().all(|row| row.partition == header.partition), "rows of one partition");
+pub fn encode(header: &Header, rows: &[Rows], max_bytes: usize) -> Vec<Vec<u8>> {
+    debug_assert!(rows.iter().all(|rows| rows.is_empty() || rows.partition() == header.partition), "rows of one partition");
     let mut pieces = Vec::with_capacity(1);
-    write(header, &header.ticks, rows, max_bytes, &mut pieces);
+    write(header, &header.ticks, &Cut::of(rows), max_bytes, &mut pieces);
     let count = u32::try_from(pieces.len()).expect("fewer pieces than rows and ticks fit memory");
     for (index, piece) in (0..count).zip(&mut pieces) {
         seal(piece, index, count);
@@ -125,9 +129,8 @@ pub fn encode(header: &Header, rows: &[Row], max_bytes: usize) -> Vec<Vec<u8>> {
 }
 
 /// Writes frames without index, count and checksum: those are known at the end.
-fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &[Row], max_bytes: usize, pieces: &mut Vec<Vec<u8>>) {
-    let parts = if body::is_readable(ticks, rows) {
-        let body = body::write(header, ticks, rows);
+fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &Cut<'_>, max_bytes: usize, pieces: &mut Vec<Vec<u8>>) {
+    let parts = if let Some(body) = body::write(header, ticks, rows) {
         let piece = frame(&body);
         let is_small = piece.len() <= max_bytes && body.len() <= BODY_BYTES_MAX;
         if is_small || rows.len().max(ticks.len()) <= 1 {
@@ -141,19 +144,13 @@ fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &[Row], max_bytes: u
     let parts = parts.clamp(2, rows.len().max(ticks.len()));
     let (mut first_row, mut first_tick) = (0, 0);
     for part in 1..=parts {
-        let end_row = boundary(rows, rows.len() * part / parts).max(first_row);
+        let end_row = rows.boundary(rows.len() * part / parts).max(first_row);
         let end_tick = ticks.len() * part / parts;
         if end_row > first_row || end_tick > first_tick {
-            write(header, &ticks[first_tick..end_tick], &rows[first_row..end_row], max_bytes, pieces);
+            write(header, &ticks[first_tick..end_tick], &rows.part(first_row..end_row), max_bytes, pieces);
         }
         (first_row, first_tick) = (end_row, end_tick);
     }
-}
-
-/// The first place from `near` on where another object begins; `near` itself where none does.
-fn boundary(rows: &[Row], near: usize) -> usize {
-    let begins = |at: &usize| rows[*at - 1].object != rows[*at].object;
-    if near == 0 { 0 } else { (near..rows.len()).find(begins).unwrap_or(near) }
 }
 
 fn frame(body: &[u8]) -> Vec<u8> {

@@ -14,6 +14,7 @@ use std::{
 
 use statehouse_dataflows::{
     engine::Counts,
+    rows::Rows,
     vocabulary::{Cause, Millis, Offset, Partition, Row, Run, Seq},
 };
 
@@ -163,7 +164,7 @@ pub struct OutputPart {
     /// Sink records, by rising seq.
     pub changes: Vec<(Seq, SinkRecord)>,
     /// Checkpoint rows, those of one object together.
-    pub rows: Vec<Row>,
+    pub rows: Rows,
     /// What the rows add to the digest, wrapping.
     pub digest_delta: u64,
     /// Rejected records, by rising offset.

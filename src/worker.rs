@@ -162,7 +162,10 @@ impl Worker {
             *causes.entry(change.cause).or_default() += 1;
             parts.of(change.partition).changes.push((change.seq, self.setup.encoder.encode(change)));
         }
-        rows.into_iter().for_each(|row| parts.of(row.partition).rows.push(row));
+        for rows in rows {
+            let part = parts.of(rows.partition());
+            part.rows = rows;
+        }
         for (partition, delta) in digests {
             let digest = &mut parts.of(partition).digest_delta;
             *digest = digest.wrapping_add(delta);

@@ -45,6 +45,7 @@ use crate::{
         slots::{Slot, Slots},
     },
     reports::{Context, ReportDiff, Reports, Said, Subject, TallyDiff},
+    rows::{Rows, make::Maker},
     rule::decide::Rules,
     verdict::{self, ReportsTrace, TallyTrace},
     vocabulary::{Change, Event, Name, Partition, Row, RowValue, Run, Seq},
@@ -68,6 +69,7 @@ pub struct Engine {
     runs: VecDeque<Run>,
     slots: Rc<RefCell<Slots>>,
     outbox: Rc<RefCell<Outbox>>,
+    maker: Maker,
     inputs: Inputs,
     traces: Traces,
     probe: probe::Handle<Seq>,
@@ -106,8 +108,8 @@ pub enum Arrangement {
 pub struct Closed {
     /// Every change, in seq order.
     pub changes: Vec<Change>,
-    /// What changed in the stores, as of the epoch's last seq; rows of one object adjacent.
-    pub rows: Vec<Row>,
+    /// What changed in the stores, as of the epoch's last seq, by partition.
+    pub rows: Vec<Rows>,
     /// By partition: what the rows add to the digest of its live rows (wrapping).
     pub digests: Vec<(Partition, u64)>,
     /// What became of the events.
@@ -124,8 +126,8 @@ impl Engine {
         let outbox = Rc::new(RefCell::new(Outbox::default()));
         let mut worker = Worker::new(WorkerConfig::default(), Allocator::Thread(Default::default()), None);
         let (inputs, traces, probe) = build(&mut worker, &rules, &names, (&slots, &outbox));
-        let (reports, runs) = (Reports::new(rules.any_over_reports()), VecDeque::new());
-        Self { plan, rules, names, reports, runs, slots, outbox, inputs, traces, probe, closed_end: 0, committed: 0, worker }
+        let (reports, runs, maker) = (Reports::new(rules.any_over_reports()), VecDeque::new(), Maker::default());
+        Self { plan, rules, names, reports, runs, slots, outbox, maker, inputs, traces, probe, closed_end: 0, committed: 0, worker }
     }
 
     /// The seqs that follow. Every run comes here, in seq order, before its events.
@@ -252,23 +254,9 @@ impl Engine {
     /// What the epoch left behind, put in order.
     fn collect(&mut self) -> Closed {
         let outbox = std::mem::take(&mut *self.outbox.borrow_mut());
-        let mut rows = Vec::with_capacity(outbox.rows.len() + self.reports.changed());
-        let mut digests: Vec<(Partition, u64)> = Vec::new();
-        let mut add = |row: Row, delta: u64| {
-            match digests.iter_mut().find(|(partition, _)| *partition == row.partition) {
-                Some((_, sum)) => *sum = sum.wrapping_add(delta),
-                None => digests.push((row.partition, delta)),
-            }
-            rows.push(row);
-        };
-        let mut of_objects = outbox.rows.into_iter().peekable();
-        self.reports.take_rows(&self.names.borrow(), |id, row, delta| {
-            while let Some((_, row, delta)) = of_objects.next_if(|(other, ..)| *other < id) {
-                add(row, delta);
-            }
-            add(row, delta);
-        });
-        of_objects.for_each(|(_, row, delta)| add(row, delta));
+        let names = self.names.borrow();
+        self.reports.take_rows(outbox.rows, &names, &mut self.maker);
+        let (rows, digests) = self.maker.take(&names);
         self.reports.forgotten(outbox.gone);
         let counts = std::mem::take(&mut self.reports.counts);
         Closed { changes: outbox.changes, rows, digests, counts }

@@ -5,7 +5,7 @@
 //! that says what it must do; `tests/oracle.rs` holds the one against the other.
 //!
 //! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert, `tally` the
-//! difference type, `flat` the arrangements, `verdict` (with [`rule`]) decides, `publish` (with `due`) makes changes, [`query`] has the answers and [`digest`] what
+//! difference type, `flat` the arrangements, `verdict` (with [`rule`]) decides, `publish` (with `due`) makes changes, [`rows`] is what the checkpoint gets, [`query`] has the answers and [`digest`] what
 //! the checkpoint is checked by.
 
 pub mod digest;
@@ -18,6 +18,7 @@ mod publish;
 pub mod query;
 pub mod reference;
 mod reports;
+pub mod rows;
 pub mod rule;
 mod tally;
 mod verdict;

@@ -20,7 +20,6 @@ use timely::{
 };
 
 use crate::{
-    digest::{object_hash, object_row_hash},
     due::DueIndex,
     engine::WINDOW,
     flat::{Update, batches},
@@ -28,7 +27,7 @@ use crate::{
     rule::decide::Rules,
     tally::Tally,
     verdict::{self, Decisions, TallyTrace},
-    vocabulary::{Change, Millis, Moment, Name, Partition, Published, Row, RowValue, Run, Seq, TICK_MS, Votes},
+    vocabulary::{Change, Millis, Moment, Name, Partition, Published, Run, Seq, TICK_MS, Votes},
 };
 use life::{Act, Life, Lives, Step};
 use slots::{Slot, Slots};
@@ -64,10 +63,18 @@ pub(crate) enum Control {
 pub(crate) struct Outbox {
     /// In seq order.
     pub(crate) changes: Vec<Change>,
-    /// Rows that differ from the checkpoint, by object, and what they add to its digest.
-    pub(crate) rows: Vec<(ObjectId, Row, u64)>,
+    /// What differs from the checkpoint, by object.
+    pub(crate) rows: Vec<ObjectRow>,
     /// Objects that are known no more.
     pub(crate) gone: Vec<(Seq, ObjectId)>,
+}
+
+/// What is published of an object, where the checkpoint has something else.
+pub(crate) struct ObjectRow {
+    pub(crate) object: ObjectId,
+    /// As in the checkpoint.
+    pub(crate) stored: Option<Arc<Published>>,
+    pub(crate) published: Option<Arc<Published>>,
 }
 
 /// What the operator may look at.
@@ -402,11 +409,7 @@ impl Publisher {
                 settled.published.extend(diffs.map(|(value, diff)| Update { key: object, value, seq: last, diff }));
             }
             if !is_stored {
-                let place = object_hash(life.partition, &life.name);
-                let hash = |row: &Option<Arc<Published>>| row.as_ref().map_or(0, |row| object_row_hash(place, row));
-                let delta = hash(after).wrapping_sub(hash(&stored));
-                let row = Row { partition: life.partition, object: life.name.clone(), value: RowValue::Object(after.clone()) };
-                outbox.rows.push((object, row, delta));
+                outbox.rows.push(ObjectRow { object, stored, published: after.clone() });
             }
             if after.is_none() {
                 outbox.gone.push((last, object));

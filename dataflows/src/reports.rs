@@ -10,20 +10,24 @@
 
 mod object;
 
+use std::sync::Arc;
+
 use hashbrown::{HashMap, HashTable};
 
 use object::Slot;
 pub(crate) use object::{Claim, Object};
 
 use crate::{
-    digest::{ClaimWords, claim_hash},
+    digest::{ClaimWords, claim_hash, object_row_hash},
     engine::WINDOW,
     flat::Update,
     names::{AgentId, Names, ObjectId},
     plan::{AGENTS_PER_OBJECT_MAX, Order},
+    publish::ObjectRow,
+    rows::make::Maker,
     rule::decide::{Rules, Set},
     tally::Tally,
-    vocabulary::{Millis, Moment, Name, Partition, Report, Row, RowValue, Seq, due_at},
+    vocabulary::{Millis, Moment, Name, Partition, Published, Report, Seq, due_at},
 };
 
 /// A difference of the reports collection.
@@ -306,16 +310,27 @@ impl Reports {
         }
     }
 
-    /// The rows of the ended epoch, rows of one object adjacent, and what they add to their partitions' digests.
-    pub(crate) fn take_rows(&mut self, names: &Names, mut row: impl FnMut(ObjectId, Row, u64)) {
+    /// The rows of the ended epoch: of its reports, and of what is published of objects, both by object.
+    pub(crate) fn take_rows(&mut self, published: Vec<ObjectRow>, names: &Names, maker: &mut Maker) {
+        maker.expect(published.len() + self.settled.len());
+        let put = |row: ObjectRow, maker: &mut Maker| {
+            let place = maker.object(row.object, self.object(row.object));
+            let hash = |row: &Option<Arc<Published>>| row.as_ref().map_or(0, |row| object_row_hash(place, row));
+            let delta = hash(&row.published).wrapping_sub(hash(&row.stored));
+            maker.published(row.published, delta);
+        };
+        let mut published = published.into_iter().peekable();
         for &(id, agent, at) in &self.settled {
-            let Dirty { before, after, .. } = self.dirty[at as usize];
-            let object = self.object(id);
-            let hash = |claim: Claim| claim_hash(object.digest(), names.agents.digest(agent), &claim.words(names));
-            let delta = after.map_or(0, hash).wrapping_sub(before.map_or(0, hash));
-            let value = RowValue::Report(names.agents.name(agent).clone(), after.map(|claim| claim.report(names)));
-            row(id, Row { partition: object.partition, object: object.name.clone(), value }, delta);
+            while let Some(row) = published.next_if(|row| row.object < id) {
+                put(row, maker);
+            }
+            let Dirty { before, after, .. } = &self.dirty[at as usize];
+            let place = maker.object(id, self.object(id));
+            let hash = |claim: &Claim| claim_hash(place, names.agents.digest(agent), &claim.words(names));
+            let delta = after.as_ref().map_or(0, hash).wrapping_sub(before.as_ref().map_or(0, hash));
+            maker.report(agent, after.as_ref(), delta);
         }
+        published.for_each(|row| put(row, maker));
         self.dirty.clear();
         self.settled.clear();
         self.withdrawn.clear();
@@ -350,11 +365,6 @@ impl Reports {
 
     pub(crate) fn object_mut(&mut self, id: ObjectId) -> &mut Object {
         self.objects[id as usize].as_mut().expect("a known object")
-    }
-
-    /// How many reports are different since the epoch began.
-    pub(crate) fn changed(&self) -> usize {
-        self.settled.len()
     }
 
     /// How many objects are known.

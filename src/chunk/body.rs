@@ -4,12 +4,16 @@
 //! own; a tombstone has no more than its key.
 
 use serde::{Deserialize, Serialize};
-use statehouse_dataflows::vocabulary::{Mask, Millis, Offset, Partition, Published, Report, Row, RowValue};
+use statehouse_dataflows::{
+    rows::{Line, Rows},
+    vocabulary::{Mask, Millis, Offset, Partition, Published},
+};
 
 use super::{
     Header,
-    names::{Bytes, Dictionary, NAMES_BYTES_MAX, Names},
-    packed::pack,
+    cut::Cut,
+    names::{Bytes, Dictionary, NAMES_BYTES_MAX, Names, NamesWriter, Translation},
+    packed::{Packer, pack},
 };
 
 /// A piece has at most so many rows, and so many ticks. A reader's memory hangs on it.
@@ -96,27 +100,17 @@ pub(super) struct Body<'a> {
     pub(super) mask_until: Bytes<'a>,
 }
 
-/// Whether a reader would take so much.
-pub(super) fn is_readable(ticks: &[(Offset, Millis)], rows: &[Row]) -> bool {
-    let states = |published: &Published| {
-        let mask = published.mask.as_ref().map(|mask| &mask.state);
-        [published.state.as_ref(), published.behind.as_ref(), mask].into_iter().flatten().map(|state| state.len()).sum()
-    };
-    let bytes = |row: &Row| {
-        row.object.len()
-            + match &row.value {
-                RowValue::Report(agent, report) => agent.len() + report.as_ref().map_or(0, |report| report.state.len()),
-                RowValue::Object(published) => published.as_deref().map_or(0, states),
-            }
-    };
-    ticks.len() <= ITEMS_MAX && rows.len() <= ITEMS_MAX && rows.iter().map(bytes).sum::<usize>() <= NAMES_BYTES_MAX
-}
-
-/// Writes a body.
-pub(super) fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &[Row]) -> Vec<u8> {
-    let Sorted { objects, object_rows, kinds, agents, report_agents, reports, published } = Sorted::of(rows);
-    let (mut states, mut causes) = (Dictionary::default(), Dictionary::default());
-    let masks: Vec<&Mask> = published.iter().filter_map(|published| published.mask.as_ref()).collect();
+/// Writes a body; none if a reader would not take so much.
+pub(super) fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &Cut<'_>) -> Option<Vec<u8>> {
+    if ticks.len().max(rows.len()) > ITEMS_MAX {
+        return None;
+    }
+    let columns = Columns::of(header.clock_ms, rows)?;
+    let Columns { reports, published, mut states, .. } = columns;
+    let published = PublishedColumns::of(&published, &mut states);
+    if columns.agents.bytes().max(states.bytes()) > NAMES_BYTES_MAX {
+        return None;
+    }
     let body = Body {
         house: &header.house,
         instance: &header.instance,
@@ -127,83 +121,131 @@ pub(super) fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &[Row]) -
         event: header.event,
         digest: header.digest,
         ticks: ticks.len() as u32,
-        tick_offsets: column(ticks, |(offset, _)| *offset),
-        tick_multiples: column(ticks, |(_, multiple)| *multiple),
+        tick_offsets: pack(ticks.iter().map(|(offset, _)| *offset)),
+        tick_multiples: pack(ticks.iter().map(|(_, multiple)| *multiple)),
         rows: rows.len() as u32,
-        objects: Names::write(&objects),
-        object_rows: column(&object_rows, |rows| *rows),
-        kinds: column(&kinds, |kind| *kind),
-        agents: agents.write(),
-        report_agents: column(&report_agents, |agent| *agent),
-        report_states: column(&reports, |report| states.id(&report.state)),
-        report_ts: column(&reports, |report| report.ts_ms),
-        report_offsets: column(&reports, |report| report.offset),
-        report_has_due: column(&reports, |report| i64::from(report.due_ms.is_some())),
-        report_dues: some_column(&reports, |report| report.due_ms.map(|due_ms| due_ms.wrapping_sub(header.clock_ms))),
-        published_states: column(&published, |published| states.id_or_0(published.state.as_ref())),
-        published_behinds: column(&published, |published| states.id_or_0(published.behind.as_ref())),
-        published_since: column(&published, |published| published.since_ms),
-        published_causes: column(&published, |published| causes.id(published.cause.as_str())),
-        published_revisions: column(&published, |published| published.revision as i64),
-        published_masks: column(&published, |published| states.id_or_0(published.mask.as_ref().map(|mask| &mask.state))),
-        mask_since: column(&masks, |mask| mask.since_ms),
-        mask_has_until: column(&masks, |mask| i64::from(mask.until_ms.is_some())),
-        mask_until: some_column(&masks, |mask| mask.until_ms),
+        objects: columns.objects.finish(),
+        object_rows: columns.object_rows.finish(),
+        kinds: columns.kinds.finish(),
+        agents: columns.agents.write(),
         states: states.write(),
-        causes: causes.write(),
+        causes: published.causes.write(),
+        report_agents: reports.agents.finish(),
+        report_states: reports.states.finish(),
+        report_ts: reports.ts.finish(),
+        report_offsets: reports.offsets.finish(),
+        report_has_due: reports.has_due.finish(),
+        report_dues: reports.dues.finish(),
+        published_states: published.states.finish(),
+        published_behinds: published.behinds.finish(),
+        published_since: published.since.finish(),
+        published_causes: published.cause_ids.finish(),
+        published_revisions: published.revisions.finish(),
+        published_masks: published.masks.finish(),
+        mask_since: published.mask_since.finish(),
+        mask_has_until: published.mask_has_until.finish(),
+        mask_until: published.mask_until.finish(),
     };
-    postcard::to_extend(&body, Vec::with_capacity(rows.len() * 12 + 256)).expect("memory takes whatever postcard writes")
+    Some(postcard::to_extend(&body, Vec::with_capacity(rows.len() * 12 + 256)).expect("memory takes whatever postcard writes"))
 }
 
-fn column<'b, T>(items: &[T], value: impl FnMut(&T) -> i64) -> Bytes<'b> {
-    pack(items.iter().map(value)).into()
-}
-
-fn some_column<'b, T>(items: &[T], value: impl FnMut(&T) -> Option<i64>) -> Bytes<'b> {
-    pack(items.iter().filter_map(value).collect::<Vec<_>>().into_iter()).into()
-}
-
-/// Rows, sorted by what they are.
+/// What rows are made of, but for what objects' rows say.
 #[derive(Default)]
-struct Sorted<'a> {
-    objects: Vec<&'a str>,
-    object_rows: Vec<i64>,
-    kinds: Vec<i64>,
+struct Columns<'a> {
+    objects: NamesWriter<'a>,
+    object_rows: Packer,
+    kinds: Packer,
     agents: Dictionary<'a>,
-    report_agents: Vec<i64>,
-    reports: Vec<&'a Report>,
+    states: Dictionary<'a>,
+    reports: ReportColumns,
     published: Vec<&'a Published>,
 }
 
-impl<'a> Sorted<'a> {
-    fn of(rows: &'a [Row]) -> Self {
-        let mut sorted = Self::default();
-        for row in rows {
-            match sorted.object_rows.last_mut() {
-                Some(count) if sorted.objects.last() == Some(&row.object.as_ref()) => *count += 1,
-                _ => {
-                    sorted.objects.push(&row.object);
-                    sorted.object_rows.push(1);
+#[derive(Default)]
+struct ReportColumns {
+    agents: Packer,
+    states: Packer,
+    ts: Packer,
+    offsets: Packer,
+    has_due: Packer,
+    dues: Packer,
+}
+
+impl<'a> Columns<'a> {
+    /// None if the objects' names are more than a reader would take.
+    fn of(clock_ms: Millis, cut: &Cut<'a>) -> Option<Self> {
+        let mut columns = Self::default();
+        for (rows, range) in cut.shares() {
+            let (mut agents, mut states) = (Translation::of(rows.agents()), Translation::of(rows.states()));
+            for (object, lines) in rows.runs(range) {
+                columns.objects.push(object);
+                if columns.objects.bytes() > NAMES_BYTES_MAX {
+                    return None;
+                }
+                columns.object_rows.push(lines.len() as i64);
+                for line in lines {
+                    columns.add(*line, rows, (&mut agents, &mut states), clock_ms);
                 }
             }
-            sorted.add(&row.value);
         }
-        sorted
+        Some(columns)
     }
 
-    fn add(&mut self, value: &'a RowValue) {
-        self.kinds.push(match value {
-            RowValue::Report(_, Some(_)) => REPORT,
-            RowValue::Report(_, None) => NO_REPORT,
-            RowValue::Object(Some(_)) => OBJECT,
-            RowValue::Object(None) => NO_OBJECT,
-        });
-        match value {
-            RowValue::Report(agent, report) => {
-                self.report_agents.push(self.agents.id(agent));
-                self.reports.extend(report);
+    #[inline]
+    fn add(&mut self, line: Line, rows: &'a Rows, (agents, states): (&mut Translation<'a>, &mut Translation<'a>), clock_ms: Millis) {
+        match line {
+            Line::Report { agent, state, ts_ms, offset, due_ms } => {
+                self.kinds.push(REPORT);
+                self.reports.agents.push(agents.id(agent, &mut self.agents));
+                self.reports.states.push(states.id(state, &mut self.states));
+                self.reports.ts.push(ts_ms);
+                self.reports.offsets.push(offset);
+                self.reports.has_due.push(i64::from(due_ms.is_some()));
+                due_ms.into_iter().for_each(|due_ms| self.reports.dues.push(due_ms.wrapping_sub(clock_ms)));
             }
-            RowValue::Object(published) => self.published.extend(published.as_deref()),
+            Line::NoReport(agent) => {
+                self.kinds.push(NO_REPORT);
+                self.reports.agents.push(agents.id(agent, &mut self.agents));
+            }
+            Line::Object(place) => {
+                self.kinds.push(OBJECT);
+                self.published.push(rows.published(place));
+            }
+            Line::NoObject => self.kinds.push(NO_OBJECT),
         }
+    }
+}
+
+/// What objects' rows say.
+#[derive(Default)]
+struct PublishedColumns {
+    states: Packer,
+    behinds: Packer,
+    since: Packer,
+    causes: Dictionary<'static>,
+    cause_ids: Packer,
+    revisions: Packer,
+    masks: Packer,
+    mask_since: Packer,
+    mask_has_until: Packer,
+    mask_until: Packer,
+}
+
+impl PublishedColumns {
+    fn of<'a>(published: &[&'a Published], states: &mut Dictionary<'a>) -> Self {
+        let mut columns = Self::default();
+        for Published { state, behind, mask, since_ms, cause, revision } in published {
+            columns.states.push(states.id_or_0(state.as_ref()));
+            columns.behinds.push(states.id_or_0(behind.as_ref()));
+            columns.since.push(*since_ms);
+            columns.cause_ids.push(columns.causes.id(cause.as_str()));
+            columns.revisions.push(*revision as i64);
+            columns.masks.push(states.id_or_0(mask.as_ref().map(|mask| &mask.state)));
+            let Some(Mask { since_ms, until_ms, .. }) = mask else { continue };
+            columns.mask_since.push(*since_ms);
+            columns.mask_has_until.push(i64::from(until_ms.is_some()));
+            until_ms.iter().for_each(|until_ms| columns.mask_until.push(*until_ms));
+        }
+        columns
     }
 }

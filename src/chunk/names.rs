@@ -8,7 +8,10 @@ use ahash::AHashMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use statehouse_dataflows::vocabulary::Name;
 
-use super::{body::Flaw, packed};
+use super::{
+    body::Flaw,
+    packed::{self, Packer},
+};
 
 /// The names of one column may not add up to more. A reader's memory hangs on it.
 pub(super) const NAMES_BYTES_MAX: usize = 16 << 20;
@@ -54,30 +57,6 @@ pub(super) struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// Writes a column of at most `u32::MAX` names.
-    pub(super) fn write(names: &[&str]) -> Self {
-        let mut parts = Vec::with_capacity(names.len());
-        let mut middles = Vec::with_capacity(names.len() * 8);
-        let mut before: &[u8] = &[];
-        for name in names.iter().map(|name| name.as_bytes()) {
-            let shorter = before.len().min(name.len());
-            let start = before.iter().zip(name).take_while(|(a, b)| a == b).count();
-            let end = before.iter().rev().zip(name.iter().rev()).take(shorter - start).take_while(|(a, b)| a == b).count();
-            let middle = &name[start..name.len() - end];
-            parts.push([start, end, middle.len()]);
-            middles.extend_from_slice(middle);
-            before = name;
-        }
-        let column = |nth: usize| packed::pack(parts.iter().map(|part| part[nth] as i64)).into();
-        Self {
-            count: u32::try_from(names.len()).expect("rows of a piece are bounded"),
-            starts: column(0),
-            ends: column(1),
-            lengths: column(2),
-            middles: middles.into(),
-        }
-    }
-
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.count as usize
@@ -105,6 +84,51 @@ impl<'a> Names<'a> {
         }
         if middles.is_empty() { Ok(names) } else { Err(Flaw(what)) }
     }
+}
+
+/// Writes a column.
+#[derive(Default)]
+pub(super) struct NamesWriter<'a> {
+    count: u32,
+    starts: Packer,
+    ends: Packer,
+    lengths: Packer,
+    middles: Vec<u8>,
+    before: &'a [u8],
+    bytes: usize,
+}
+
+impl<'a> NamesWriter<'a> {
+    /// One more name, of at most `u32::MAX`.
+    pub(super) fn push(&mut self, name: &'a str) {
+        let name = name.as_bytes();
+        let (start, end) = in_common(self.before, name);
+        let middle = &name[start..name.len() - end];
+        self.starts.push(start as i64);
+        self.ends.push(end as i64);
+        self.lengths.push(middle.len() as i64);
+        self.middles.extend_from_slice(middle);
+        self.before = name;
+        self.bytes += name.len();
+        self.count += 1;
+    }
+
+    /// How long the names are together.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn finish<'b>(self) -> Names<'b> {
+        let Self { count, starts, ends, lengths, middles, .. } = self;
+        Names { count, starts: starts.finish(), ends: ends.finish(), lengths: lengths.finish(), middles: middles.into() }
+    }
+}
+
+/// How many bytes two names have in common at their starts, and beyond those at their ends.
+fn in_common(one: &[u8], two: &[u8]) -> (usize, usize) {
+    let start = one.iter().zip(two).take_while(|(a, b)| a == b).count();
+    let (one, two) = (&one[start..], &two[start..]);
+    (start, one.iter().rev().zip(two.iter().rev()).take_while(|(a, b)| a == b).count())
 }
 
 /// Gives each name a number, in order of first use.
@@ -147,8 +171,39 @@ impl<'a> Dictionary<'a> {
         name.map_or(0, |name| self.id(name) + 1)
     }
 
+    /// How long the names are together.
+    pub(super) fn bytes(&self) -> usize {
+        self.names.iter().map(|name| name.len()).sum()
+    }
+
     /// The names, by number.
-    pub(super) fn write(&self) -> Names<'a> {
-        Names::write(&self.names)
+    pub(super) fn write(&self) -> Names<'static> {
+        let mut column = NamesWriter::default();
+        self.names.iter().for_each(|name| column.push(name));
+        column.finish()
+    }
+}
+
+/// From places in a list of names to numbers in a dictionary, so that the dictionary is asked once for each name, not for each row.
+pub(super) struct Translation<'a> {
+    names: &'a [Name],
+    /// By place; -1 for a name that was not met yet.
+    ids: Vec<i64>,
+}
+
+impl<'a> Translation<'a> {
+    /// Of these names.
+    pub(super) fn of(names: &'a [Name]) -> Self {
+        Self { names, ids: vec![-1; names.len()] }
+    }
+
+    /// The number of the name at this place.
+    #[inline]
+    pub(super) fn id(&mut self, place: u32, dictionary: &mut Dictionary<'a>) -> i64 {
+        let id = &mut self.ids[place as usize];
+        if *id < 0 {
+            *id = dictionary.id(&self.names[place as usize]);
+        }
+        *id
     }
 }

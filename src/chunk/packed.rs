@@ -3,50 +3,73 @@
 //! Any `i64` can stand in a column. A column of equal values costs next to nothing; ids cost the bits of the largest, times those of their
 //! range. Small random numbers are what lz4 can't compress, hence the bits.
 
-use super::body::Flaw;
+use super::{body::Flaw, names::Bytes};
 
 const BLOCK: usize = 128;
 
 /// Writes a column.
-pub(super) fn pack(values: impl ExactSizeIterator<Item = i64>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(values.len() + 16);
-    let mut block = [0; BLOCK];
-    let mut filled = 0;
-    for value in values {
-        block[filled] = value;
-        filled += 1;
-        if filled == BLOCK {
-            pack_block(&block, &mut bytes);
-            filled = 0;
+pub(super) struct Packer {
+    block: [i64; BLOCK],
+    filled: usize,
+    bytes: Vec<u8>,
+}
+
+impl Default for Packer {
+    fn default() -> Self {
+        Self { block: [0; BLOCK], filled: 0, bytes: Vec::new() }
+    }
+}
+
+impl Packer {
+    /// One more value.
+    #[inline]
+    pub(super) fn push(&mut self, value: i64) {
+        self.block[self.filled] = value;
+        self.filled += 1;
+        if self.filled == BLOCK {
+            pack_block(&self.block, &mut self.bytes);
+            self.filled = 0;
         }
     }
-    if filled > 0 {
-        pack_block(&block[..filled], &mut bytes);
+
+    /// The column.
+    pub(super) fn finish<'b>(mut self) -> Bytes<'b> {
+        if self.filled > 0 {
+            pack_block(&self.block[..self.filled], &mut self.bytes);
+        }
+        self.bytes.into()
     }
-    bytes
+}
+
+/// Writes a column of these values.
+pub(super) fn pack<'b>(values: impl Iterator<Item = i64>) -> Bytes<'b> {
+    let mut packer = Packer::default();
+    values.for_each(|value| packer.push(value));
+    packer.finish()
 }
 
 fn pack_block(block: &[i64], bytes: &mut Vec<u8>) {
-    let least = block.iter().copied().min().unwrap_or(0);
+    let (least, greatest) = block.iter().fold((i64::MAX, i64::MIN), |(least, greatest), value| (least.min(*value), greatest.max(*value)));
     // Wrapping, as the distance of two i64 may be anything that a u64 holds.
-    let greatest = block.iter().map(|value| value.wrapping_sub(least) as u64).max().unwrap_or(0);
-    let width = u64::BITS - greatest.leading_zeros();
+    let width = u64::BITS - (greatest.wrapping_sub(least) as u64).leading_zeros();
     push_varint(((least << 1) ^ (least >> 63)) as u64, bytes);
     bytes.push(width as u8);
     if width == 0 {
         return;
     }
-    let (mut waiting, mut waiting_bits) = (0_u128, 0);
+    bytes.reserve(BLOCK * width as usize / 8 + 8);
+    let (mut waiting, mut waiting_bits) = (0, 0);
     for value in block {
-        waiting |= u128::from(value.wrapping_sub(least) as u64) << waiting_bits;
+        let above = value.wrapping_sub(least) as u64;
+        waiting |= above << waiting_bits;
         waiting_bits += width;
-        if waiting_bits >= 64 {
-            bytes.extend_from_slice(&(waiting as u64).to_le_bytes());
-            waiting >>= 64;
-            waiting_bits -= 64;
+        if waiting_bits >= u64::BITS {
+            bytes.extend_from_slice(&waiting.to_le_bytes());
+            waiting_bits -= u64::BITS;
+            waiting = above.checked_shr(width - waiting_bits).unwrap_or(0); // the bits that found no room
         }
     }
-    bytes.extend_from_slice(&(waiting as u64).to_le_bytes()[..waiting_bits.div_ceil(8) as usize]);
+    bytes.extend_from_slice(&waiting.to_le_bytes()[..waiting_bits.div_ceil(8) as usize]);
 }
 
 /// Reads a column of `count` values; `count` must have been bounded.
@@ -104,7 +127,7 @@ mod tests {
     use super::*;
 
     fn round_trip(values: &[i64]) {
-        let bytes = pack(values.iter().copied());
+        let bytes = pack(values.iter().copied()).0;
         assert_eq!(unpack(&bytes, values.len(), "test").as_deref().ok(), Some(values));
         if !bytes.is_empty() {
             assert!(unpack(&bytes[..bytes.len() - 1], values.len(), "test").is_err(), "cut short");
@@ -122,8 +145,8 @@ mod tests {
 
     #[test]
     fn equal_values_cost_next_to_nothing() {
-        assert!(pack(std::iter::repeat_n(7, 12_800)).len() <= 200);
-        assert_eq!(pack([0, 1].into_iter().cycle().take(128).collect::<Vec<_>>().into_iter()).len(), 2 + 16);
+        assert!(pack(std::iter::repeat_n(7, 12_800)).0.len() <= 200);
+        assert_eq!(pack([0, 1].into_iter().cycle().take(128)).0.len(), 2 + 16);
     }
 
     proptest! {

@@ -68,7 +68,7 @@ fn whole(pieces: &[Vec<u8>]) -> (Header, Vec<Row>) {
 #[test]
 fn every_kind_of_row_comes_back() {
     let header = header(vec![(990, 1_763_800_000_000), (999, 1_763_800_000_100)]);
-    let pieces = encode(&header, &every_row(), PIECE_BYTES_MAX);
+    let pieces = encode(&header, &[Rows::of(&every_row())], PIECE_BYTES_MAX);
     assert_eq!((pieces.len(), whole(&pieces)), (1, (header, every_row())));
 }
 
@@ -101,7 +101,7 @@ fn busy(rows: usize) -> Vec<Row> {
 #[test]
 fn a_changed_report_costs_at_most_15_bytes() {
     let rows = busy(13_000); // a quarter of the changed reports of 100,000, on four partitions
-    let bytes: usize = encode(&header(Vec::new()), &rows, PIECE_BYTES_MAX).iter().map(Vec::len).sum();
+    let bytes: usize = encode(&header(Vec::new()), &[Rows::of(&rows)], PIECE_BYTES_MAX).iter().map(Vec::len).sum();
     assert!(bytes <= rows.len() * 15, "{} bytes a row", bytes as f64 / rows.len() as f64);
 }
 
@@ -112,7 +112,7 @@ fn pieces_are_as_small_as_asked_for_and_objects_stay_together() {
     let ticks: Vec<_> = (0..5_000).map(|i| (i, i * 100)).collect();
     let header = header(ticks);
     for max_bytes in [20_000, 50_000] {
-        let pieces = encode(&header, &rows, max_bytes);
+        let pieces = encode(&header, &[Rows::of(&rows)], max_bytes);
         assert!(
             pieces.len() > 1 && pieces.iter().all(|piece| piece.len() <= max_bytes),
             "{:?}",
@@ -132,7 +132,7 @@ fn one_object_with_more_rows_than_a_piece_takes() {
     let rows: Vec<Row> = (0..20_000).map(|nth| row("big", agent(nth))).collect();
     let ticks = (0..3).map(|i| (i, i)).collect();
     let header = header(ticks);
-    let pieces = encode(&header, &rows, 20_000);
+    let pieces = encode(&header, &[Rows::of(&rows)], 20_000);
     assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.len() <= 20_000));
     assert_eq!(whole(&pieces), (header, rows));
 }
@@ -141,18 +141,18 @@ fn one_object_with_more_rows_than_a_piece_takes() {
 fn more_than_a_reader_takes_at_once_is_written_in_pieces() {
     let ticks: Vec<_> = (0..body::ITEMS_MAX as i64 + 1).map(|i| (i, i * 100)).collect();
     let many_ticks = header(ticks);
-    let pieces = encode(&many_ticks, &every_row(), usize::MAX);
+    let pieces = encode(&many_ticks, &[Rows::of(&every_row())], usize::MAX);
     assert_eq!((pieces.len(), whole(&pieces)), (2, (many_ticks, every_row())));
 
     let long = "x".repeat(30_000);
     let rows: Vec<Row> = (0..names::NAMES_BYTES_MAX / 30_000 + 1).map(|i| row(&format!("{long}{i}"), RowValue::Object(None))).collect();
-    let pieces = encode(&header(Vec::new()), &rows, usize::MAX);
+    let pieces = encode(&header(Vec::new()), &[Rows::of(&rows)], usize::MAX);
     assert_eq!((pieces.len(), whole(&pieces)), (2, (header(Vec::new()), rows)));
 }
 
 #[test]
 fn every_flip_and_every_cut_is_found() {
-    let piece = encode(&header(vec![(1, 100)]), &every_row(), PIECE_BYTES_MAX).remove(0);
+    let piece = encode(&header(vec![(1, 100)]), &[Rows::of(&every_row())], PIECE_BYTES_MAX).remove(0);
     for at in 0..piece.len() {
         for bit in 0..8 {
             let mut flipped = piece.clone();
@@ -184,7 +184,7 @@ fn forged(codec: u8, length: u32, body: &[u8]) -> Vec<u8> {
 }
 
 fn body_of_every_row() -> Vec<u8> {
-    body::write(&header(vec![(1, 100)]), &[(1, 100)], &every_row())
+    body::write(&header(vec![(1, 100)]), &[(1, 100)], &Cut::of(&[Rows::of(&every_row())])).expect("readable")
 }
 
 /// Even where the checksum is right, nothing is believed: this is what a bug in a writer would leave behind.
@@ -228,7 +228,7 @@ fn the_stored_chunk_of_version_1_is_still_read() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chunk-v1-every-row.bin");
     if std::env::var_os("STATEHOUSE_WRITE_FIXTURES").is_some() {
         let ticks = vec![(990, 1_763_800_000_000), (999, 1_763_800_000_100)];
-        std::fs::write(path, &encode(&header(ticks), &every_row(), PIECE_BYTES_MAX)[0]).expect("written");
+        std::fs::write(path, &encode(&header(ticks), &[Rows::of(&every_row())], PIECE_BYTES_MAX)[0]).expect("written");
     }
     let stored = std::fs::read(path).expect("the fixture is there");
     let piece = decode(&stored).expect("readable");
@@ -264,10 +264,12 @@ proptest! {
         rows in proptest::collection::vec((any_name(), any_value()), 0..60),
         ticks in proptest::collection::vec(any::<(i64, i64)>(), 0..20),
         max_bytes in prop_oneof![Just(PIECE_BYTES_MAX), 0..1_000_usize],
+        workers in 1..4_usize,
     ) {
         let rows: Vec<Row> = rows.into_iter().map(|(object, value)| Row { partition: 3, object, value }).collect();
         let header = header(ticks);
-        prop_assert_eq!(whole(&encode(&header, &rows, max_bytes)), (header, rows));
+        let shares: Vec<Rows> = rows.chunks(rows.len().div_ceil(workers).max(1)).map(Rows::of).collect();
+        prop_assert_eq!(whole(&encode(&header, &shares, max_bytes)), (header, rows));
     }
 
     #[test]

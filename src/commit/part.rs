@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use statehouse_dataflows::vocabulary::{Cause, Partition, Row};
+use statehouse_dataflows::{
+    rows::Rows,
+    vocabulary::{Cause, Partition, Seq},
+};
 
 use super::CommitSettings;
 use crate::{
     chunk,
-    log::{Part, Progress, Transaction},
+    log::{Part, Progress, RejectRecord, SinkRecord, Transaction},
     message::{Cut, CutPart, NO_CLOCK_MS, Output, OutputPart},
     metrics::EpochCounts,
 };
@@ -20,6 +23,15 @@ pub(super) struct Assembled {
     pub(super) counts: EpochCounts,
 }
 
+/// One partition's outputs of all workers.
+struct Merged {
+    changes: Vec<(Seq, SinkRecord)>,
+    /// Each worker's. An object has one worker, so its rows stay together.
+    rows: Vec<Rows>,
+    rejects: Vec<RejectRecord>,
+    digest_delta: u64,
+}
+
 /// Puts the workers' outputs together by partition. What is said of partitions that the cut doesn't name is dropped: they were given up.
 pub(super) fn assemble(settings: &CommitSettings, cut: &Cut, outputs: Vec<Output>, progress: &BTreeMap<Partition, Progress>) -> Assembled {
     let mut counts = count(cut, &outputs);
@@ -30,7 +42,7 @@ pub(super) fn assemble(settings: &CommitSettings, cut: &Cut, outputs: Vec<Output
     let mut transacted = cut.forced;
     let mut parts = Vec::with_capacity(cut.parts.len());
     for part in &cut.parts {
-        let merged = merge(part.partition, shares.remove(&part.partition).unwrap_or_default());
+        let merged = merge(shares.remove(&part.partition).unwrap_or_default());
         transacted |= has_output(part, &merged);
         count_part(&mut counts, &merged);
         let part = finish(settings, part, merged, progress[&part.partition]);
@@ -40,30 +52,39 @@ pub(super) fn assemble(settings: &CommitSettings, cut: &Cut, outputs: Vec<Output
     Assembled { transaction: Transaction { parts }, transacted, counts }
 }
 
-/// One partition's outputs of all workers in one. An object has one worker, so its rows stay together and its changes in order.
-fn merge(partition: Partition, mut shares: Vec<OutputPart>) -> OutputPart {
-    if shares.len() == 1 {
-        return shares.remove(0);
+/// One partition's outputs of all workers in one, in order.
+fn merge(mut shares: Vec<OutputPart>) -> Merged {
+    let mut changes = join(shares.iter_mut().map(|share| std::mem::take(&mut share.changes)));
+    let mut rejects = join(shares.iter_mut().map(|share| std::mem::take(&mut share.rejects)));
+    changes.sort_by_key(|(seq, _)| *seq);
+    rejects.sort_by_key(|reject| reject.offset);
+    let digest_delta = shares.iter().fold(0_u64, |sum, share| sum.wrapping_add(share.digest_delta));
+    let rows = shares.into_iter().map(|share| share.rows).collect();
+    Merged { changes, rows, rejects, digest_delta }
+}
+
+/// The lists in one; a single one as it is.
+fn join<T>(lists: impl Iterator<Item = Vec<T>>) -> Vec<T> {
+    let join = |mut all: Vec<T>, list| {
+        all.extend(list);
+        all
+    };
+    lists.reduce(join).unwrap_or_default()
+}
+
+impl Merged {
+    fn count_rows(&self) -> usize {
+        self.rows.iter().map(Rows::len).sum()
     }
-    let mut merged = OutputPart { partition, ..OutputPart::default() };
-    for share in shares {
-        merged.changes.extend(share.changes);
-        merged.rows.extend(share.rows);
-        merged.rejects.extend(share.rejects);
-        merged.digest_delta = merged.digest_delta.wrapping_add(share.digest_delta);
-    }
-    merged.changes.sort_by_key(|(seq, _)| *seq);
-    merged.rejects.sort_by_key(|reject| reject.offset);
-    merged
 }
 
 /// Ticks that fired nothing are no output: the next record lists the clock it stands under.
-fn has_output(cut: &CutPart, merged: &OutputPart) -> bool {
-    cut.records > 0 || !merged.changes.is_empty() || !merged.rows.is_empty()
+fn has_output(cut: &CutPart, merged: &Merged) -> bool {
+    cut.records > 0 || !merged.changes.is_empty() || merged.count_rows() > 0
 }
 
 /// A partition with output gets a chunk, one without just its offset again.
-fn finish(settings: &CommitSettings, cut: &CutPart, merged: OutputPart, before: Progress) -> Part {
+fn finish(settings: &CommitSettings, cut: &CutPart, merged: Merged, before: Progress) -> Part {
     let mut progress = before;
     let mut chunks = Vec::new();
     if has_output(cut, &merged) {
@@ -77,7 +98,7 @@ fn finish(settings: &CommitSettings, cut: &CutPart, merged: OutputPart, before: 
     Part { partition: cut.partition, next_offset: cut.next_offset, progress, chunks, changes, rejects: merged.rejects }
 }
 
-fn encode(settings: &CommitSettings, cut: &CutPart, progress: Progress, rows: &[Row]) -> Vec<Vec<u8>> {
+fn encode(settings: &CommitSettings, cut: &CutPart, progress: Progress, rows: &[Rows]) -> Vec<Vec<u8>> {
     let header = chunk::Header {
         house: settings.house.clone(),
         partition: cut.partition,
@@ -107,8 +128,8 @@ fn count(cut: &Cut, outputs: &[Output]) -> EpochCounts {
     }
 }
 
-fn count_part(counts: &mut EpochCounts, merged: &OutputPart) {
-    counts.checkpoint_rows += merged.rows.len() as u64;
+fn count_part(counts: &mut EpochCounts, merged: &Merged) {
+    counts.checkpoint_rows += merged.count_rows() as u64;
     for reject in &merged.rejects {
         match counts.rejects.iter_mut().find(|(reason, _)| *reason == reject.reason) {
             Some((_, count)) => *count += 1,

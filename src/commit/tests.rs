@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use statehouse_dataflows::vocabulary::{Report, Row, RowValue};
+use statehouse_dataflows::{
+    rows::Rows,
+    vocabulary::{Report, Row, RowValue},
+};
 
 use super::*;
 use crate::{
@@ -55,9 +58,9 @@ fn change(seq: Seq, object: &str) -> (Seq, SinkRecord) {
     (seq, SinkRecord { key: object.into(), value: Some(b"x".to_vec()), headers: Vec::new() })
 }
 
-fn row(object: &str) -> Row {
+fn row(object: &str) -> Rows {
     let report = Report { state: "x".into(), ts_ms: 1, offset: 2, due_ms: None };
-    Row { partition: 0, object: object.into(), value: RowValue::Report("a".into(), Some(report)) }
+    Rows::of(&[Row { partition: 0, object: object.into(), value: RowValue::Report("a".into(), Some(report)) }])
 }
 
 fn told(out: &mut Vec<Sent>) -> Vec<String> {
@@ -86,7 +89,7 @@ fn outputs_of_all_workers_become_one_transaction_and_everyone_is_told_in_order()
             1,
             vec![OutputPart {
                 changes: vec![change(2, "b"), change(5, "b")],
-                rows: vec![row("b")],
+                rows: row("b"),
                 digest_delta: 5,
                 rejects: vec![reject(11)],
                 ..OutputPart::default()
@@ -97,7 +100,7 @@ fn outputs_of_all_workers_become_one_transaction_and_everyone_is_told_in_order()
             1,
             vec![OutputPart {
                 changes: vec![change(1, "a"), change(4, "a")],
-                rows: vec![row("a")],
+                rows: row("a"),
                 digest_delta: u64::MAX,
                 rejects: vec![reject(10)],
                 ..OutputPart::default()
@@ -145,7 +148,7 @@ fn an_epoch_with_nothing_in_it_is_announced_and_not_written() {
 #[test]
 fn a_tick_that_fires_is_written_though_no_record_came() {
     let (mut commit, kept) = commit(1);
-    let fired = OutputPart { changes: vec![change(3, "a")], rows: vec![row("a")], digest_delta: 1, ..OutputPart::default() };
+    let fired = OutputPart { changes: vec![change(3, "a")], rows: row("a"), digest_delta: 1, ..OutputPart::default() };
     run(&mut commit, cut(1, vec![part(0, 0, Some(Progress::default()))]), vec![output(0, 1, vec![fired])], &mut Vec::new());
     assert_eq!(kept.0.lock().unwrap().0[0].parts[0].progress.n, 1);
 }
@@ -164,7 +167,7 @@ fn the_start_of_a_restore_is_known_once_the_first_chunk_is_placed() {
 #[test]
 fn outputs_of_partitions_that_were_given_up_are_dropped() {
     let (mut commit, kept) = commit(1);
-    let lost = OutputPart { partition: 9, changes: vec![change(3, "a")], rows: vec![row("a")], ..OutputPart::default() };
+    let lost = OutputPart { partition: 9, changes: vec![change(3, "a")], rows: row("a"), ..OutputPart::default() };
     let outcome = run(&mut commit, cut(1, vec![part(0, 0, Some(Progress::default()))]), vec![output(0, 1, vec![lost])], &mut Vec::new());
     assert!(matches!(outcome, Outcome::Committed { transacted: false, .. }), "{outcome:?}");
     assert!(kept.0.lock().unwrap().0.is_empty());

@@ -4,6 +4,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use statehouse_dataflows::{
     digest::row_hash,
+    rows::Rows,
     vocabulary::{Cause, Published, Report, RowValue},
 };
 
@@ -107,7 +108,8 @@ fn kept() -> Kept {
     let (chunks, left) = history();
     let digest = digest(&left);
     let digests = [1, 2, digest]; // those of chunks on the way are not looked at
-    let records = (1..).zip(&chunks).zip(digests).flat_map(|((n, rows), digest)| chunk::encode(&header(n, digest), rows, 1_000_000));
+    let records =
+        (1..).zip(&chunks).zip(digests).flat_map(|((n, rows), digest)| chunk::encode(&header(n, digest), &[Rows::of(rows)], 1_000_000));
     Kept { records: records.collect(), progress: Some((30, Progress { n: 3, digest, start: FIRST })) }
 }
 
@@ -143,7 +145,7 @@ fn an_objects_rows_stay_together_however_small_the_batches() {
     let rows: Vec<_> = (0..5).flat_map(|n| ["a", "b", "c"].map(|agent| report(&format!("o{n}"), agent, Some("x")))).collect();
     let digest = digest(&rows);
     for (batch_rows, expected) in [(1, vec![1; 5]), (4, vec![2, 2, 1]), (100, vec![5])] {
-        let records = chunk::encode(&header(1, digest), &rows, 1_000_000);
+        let records = chunk::encode(&header(1, digest), &[Rows::of(&rows)], 1_000_000);
         let delivered = restore(Kept { records, progress: Some((10, Progress { n: 1, digest, start: 0 })) }, batch_rows).unwrap();
         let mut batches = Vec::new();
         for what in &delivered {
@@ -185,7 +187,7 @@ fn what_is_not_whole_is_refused() {
         let piece = chunk::decode(&kept.records[at]).unwrap();
         let mut header = piece.header;
         change(&mut header);
-        kept.records[at] = chunk::encode(&header, &piece.rows, 1_000_000).remove(0);
+        kept.records[at] = chunk::encode(&header, &[Rows::of(&piece.rows)], 1_000_000).remove(0);
     }
     fn committed(kept: &mut Kept) -> &mut (Offset, Progress) {
         kept.progress.as_mut().unwrap()
@@ -221,7 +223,7 @@ fn what_is_not_whole_is_refused() {
 fn a_chunk_of_several_pieces_must_have_all_of_them() {
     let rows: Vec<_> = (0..200).map(|n| report(&format!("object-{n}"), &format!("agent-{}", n * 7919), Some("x"))).collect();
     let digest = digest(&rows);
-    let records = chunk::encode(&header(1, digest), &rows, 400);
+    let records = chunk::encode(&header(1, digest), &[Rows::of(&rows)], 400);
     assert!(records.len() > 2, "several pieces");
     let progress = Some((10, Progress { n: 1, digest, start: 0 }));
     assert_eq!(self::rows(&restore(Kept { records: records.clone(), progress }, 100).unwrap()).len(), 200);
@@ -251,15 +253,15 @@ fn a_restore_for_nobody_is_broken_off() {
 fn pieces_of_different_chunks_are_never_put_together() {
     let rows: Vec<_> = (0..200).map(|n| report(&format!("object-{n}"), &format!("agent-{}", n * 7919), Some("x"))).collect();
     let digest = digest(&rows);
-    let honest = chunk::encode(&header(1, digest), &rows, 400);
+    let honest = chunk::encode(&header(1, digest), &[Rows::of(&rows)], 400);
     let progress = Some((10, Progress { n: 1, digest, start: 0 }));
     let another = |change: fn(&mut chunk::Header)| {
         let mut header = header(1, digest);
         change(&mut header);
-        chunk::encode(&header, &rows, 400).remove(1)
+        chunk::encode(&header, &[Rows::of(&rows)], 400).remove(1)
     };
     // Of as many rows in fewer, larger pieces.
-    let fewer = chunk::encode(&header(1, digest), &rows, 600);
+    let fewer = chunk::encode(&header(1, digest), &[Rows::of(&rows)], 600);
     assert!(fewer.len() > 1 && fewer.len() != honest.len(), "{} and {} pieces", fewer.len(), honest.len());
     let rows = [
         ("an earlier one says", fewer[1].clone()),

@@ -10,6 +10,7 @@ use statehouse_dataflows::{
     engine::{Arrangement, Closed, Engine},
     plan::Plan,
     query::{Explanation, ListQuery, ObjectView, ReportView},
+    rows::Rows,
     vocabulary::{Change, Name, Partition, Row, Run, Seq},
 };
 
@@ -67,7 +68,7 @@ impl World {
             let Closed { changes, rows, digests, counts } = engine.close(end);
             assert!(changes.is_sorted_by_key(|change| change.seq), "changes not in seq order: {changes:?}");
             all.changes.extend(changes);
-            all.rows.extend(rows);
+            all.rows.extend(rows.iter().flat_map(Rows::to_rows));
             all.digests.extend(digests);
             all.late += counts.late;
         }
