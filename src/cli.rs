@@ -1,7 +1,7 @@
 //! The command line: what was typed, and which verb does it.
 //!
 //! Every program that embeds the library can have the same command line, with rules of its own: it calls [`run`] from its `main`. Nothing
-//! else in the library prints or ends the process.
+//! else in the library ends the process, and nothing but the demo prints.
 
 mod check;
 mod client;

@@ -1,4 +1,4 @@
-//! The house: the stages on their threads, joined by bounded queues. The only place that starts threads.
+//! The house: the stages on their threads, joined by bounded queues. The only place that starts the stages' threads.
 //!
 //! ```text
 //!            ┌────────── resolved ◀───────────┐

@@ -1,4 +1,4 @@
-//! The loops: each drives one stage, passes on what it sent, and has nothing of its own to decide.
+//! The loops: each drives one stage, passes on what it sent. Decides only what has to do with time: what to ask again, what to do at most so often.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Questions, answered by cursors over the arrangements, as of L, inclusive.
+//! Questions, answered out of the arrangements, as of L, inclusive.
 //!
 //! Names of ids found at L are those of L: an id is given to another name only after the seq that freed it is committed.
 

@@ -1,4 +1,5 @@
-//! What the Kafka clients tell us: log lines, errors, rebalances, deliveries. The contexts only record; whoever polls the client decides.
+//! What the Kafka clients tell us: log lines, errors, rebalances, deliveries. The contexts record, and whoever polls the client decides;
+//! they wait for nothing but the ownership lock (held for one question to the client), and answer a rebalance themselves only while leaving.
 
 use std::{
     collections::{BTreeMap, VecDeque},

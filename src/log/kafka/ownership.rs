@@ -1,5 +1,5 @@
-//! Which partitions are ours right now. The one thing that the pump's thread (which gets and lets go) and the commit thread (which must
-//! not commit what is gone) share.
+//! Which partitions are ours right now. Beside the client itself the one thing that the pump's thread (which gets and lets go) and
+//! the commit thread (which must not commit what is gone) share; a restore looks, too.
 //!
 //! The brokers check at a commit that the group member is alive and of the current generation, but not that it owns the partition. So the
 //! membership is captured and the ownership checked under one lock, against which a release must go through too: what is captured while a

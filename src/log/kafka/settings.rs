@@ -17,9 +17,6 @@ use crate::{
     log::LogError,
 };
 
-/// The longest checkpoint record the codec writes, with room for the record's own framing.
-pub(super) const CHUNK_BYTES_MAX: usize = 1_000_000;
-
 /// For every client.
 const COMMON: &[(&str, &str)] = &[
     // A half-open connection (a firewall that forgot us) must not look like silence.

@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{
     context::{Voice, drop_aside},
-    settings::{CHUNK_BYTES_MAX, Settings, make},
+    settings::{Settings, make},
 };
 use crate::log::LogError;
 
@@ -32,6 +32,9 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 const LEADERS_PATIENCE: Duration = Duration::from_secs(30);
 /// What a record's framing and our headers may take of a topic's max.message.bytes.
 const FRAMING_BYTES: usize = 4096;
+/// How far the client fills a batch (`message.max.bytes`), whatever the records' lengths.
+const BATCH_BYTES_MAX: usize = 1_000_000;
+const _: () = assert!(crate::chunk::PIECE_BYTES_MAX <= BATCH_BYTES_MAX);
 
 /// What the topics are.
 #[derive(Debug)]
@@ -305,14 +308,13 @@ impl Judge {
 
     fn others(&mut self, settings: &Settings) -> Result<(), LogError> {
         let topics = &settings.topics;
-        // The client fills batches up to a million bytes, whatever the records' lengths.
         for topic in [&topics.checkpoint, &topics.sink, &topics.rejects] {
             let bytes = self.bytes(topic);
-            if bytes < CHUNK_BYTES_MAX + FRAMING_BYTES {
+            if bytes < BATCH_BYTES_MAX + FRAMING_BYTES {
                 return Err(LogError::Setting(format!(
                     "topic {topic} has max.message.bytes={bytes}, but needs at least {}: kafka-configs --alter --topic {topic} \
                      --add-config max.message.bytes=1048588",
-                    CHUNK_BYTES_MAX + FRAMING_BYTES
+                    BATCH_BYTES_MAX + FRAMING_BYTES
                 )));
             }
         }
