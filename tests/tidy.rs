@@ -19,8 +19,15 @@ const DATAFLOWS_LEAN_ON: [&str; 6] = ["differential-dataflow", "hashbrown", "ser
 const IMPURE: [&str; 9] =
     ["std::env", "std::fs", "std::io", "std::net", "std::process", "std::thread", "std::time", "Instant", "SystemTime"];
 /// Left behind by mistake. In two parts, or this file would be full of them.
-const LEFT_BEHIND: [&str; 7] =
-    [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X"), concat!("MEASURED-", "HERE"), concat!("<<<<", "<<<"), concat!("/wo", "rk/"), concat!("/ro", "ot/")];
+const LEFT_BEHIND: [&str; 7] = [
+    concat!("TO", "DO"),
+    concat!("FIX", "ME"),
+    concat!("XX", "X"),
+    concat!("MEASURED-", "HERE"),
+    concat!("<<<<", "<<<"),
+    concat!("/wo", "rk/"),
+    concat!("/ro", "ot/"),
+];
 
 struct File {
     path: String,

@@ -14,7 +14,7 @@ use super::{Engine, KnownTrace, PublishedTrace};
 use crate::{
     flat::{Flat, Update, batches},
     names::ObjectId,
-    plan::{OnEmpty, OnNone},
+    plan::{Of, OnEmpty, OnNone, RuleSet},
     publish::{
         slots::{Slot, Slots},
         tally_at, votes,
@@ -52,7 +52,7 @@ impl Engine {
             reports,
             verdict,
             prefix: set.prefix.clone(),
-            rule_text: format!("{:?}, of {:?}, on_none {:?}", set.rule, set.of, set.on_none),
+            rule_text: in_words(set),
             min_reports: set.min_reports,
             on_empty: set.on_empty,
             why,
@@ -239,6 +239,20 @@ fn claims(trace: &mut ReportsTrace, object: ObjectId, last: Seq) -> Vec<Claim> {
         }
     }
     found
+}
+
+/// A rule set as its configuration puts it.
+fn in_words(set: &RuleSet) -> String {
+    let of = match set.of {
+        Of::Live => "live reports".to_owned(),
+        Of::Expected(agents) => format!("{agents} expected agents"),
+    };
+    let on_none = match &set.on_none {
+        OnNone::Keep => "keeps the state".to_owned(),
+        OnNone::Latest => "takes the latest of the heaviest".to_owned(),
+        OnNone::State(state) => format!("gives \"{state}\""),
+    };
+    format!("{:?} of {of}; no verdict {on_none}", set.rule)
 }
 
 /// One sentence for people.
