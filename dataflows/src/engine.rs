@@ -33,7 +33,7 @@ use timely::{
     worker::Worker,
 };
 
-pub use crate::reports::Counts;
+pub use crate::reports::{Counts, WINDOW};
 use crate::{
     flat::{self, EpochBatcher, FlatSpine, FlatTrace, Update},
     names::{Names, ObjectId},
@@ -55,9 +55,6 @@ type KnownTrace = FlatTrace<(Name, Partition), ObjectId, i32>;
 type PublishedTrace = FlatTrace<ObjectId, Slot, i32>;
 type SummaryTrace = FlatTrace<Option<Name>, (), i32>;
 type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;
-
-/// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
-pub const WINDOW: usize = 32;
 
 /// One worker's part of the house. Lives on one thread.
 pub struct Engine {

@@ -21,16 +21,18 @@ use timely::{
 
 use crate::{
     due::DueIndex,
-    engine::WINDOW,
     flat::{Update, batches},
     names::{Names, ObjectId},
     rule::decide::Rules,
     tally::Tally,
-    verdict::{self, Decisions, TallyTrace},
+    verdict::{Decisions, Outcome, TallyTrace},
     vocabulary::{Change, Millis, Moment, Name, Partition, Published, Run, Seq, TICK_MS, Votes},
 };
 use life::{Act, Life, Lives, Step};
 use slots::{Slot, Slots};
+
+/// How many lives to read at a time before their steps.
+const LOOK_AHEAD: usize = 32;
 
 /// What an epoch left, as differences at its last seq. One value for each epoch, shared by the arrangements that take their part of it.
 #[derive(Debug, Default)]
@@ -163,13 +165,13 @@ enum What {
 
 enum StepPart {
     OverrideDue(Millis),
-    Update(verdict::Update),
+    Outcome(Outcome),
     Act(Act),
 }
 
 impl Item {
-    fn decision(object: ObjectId, seq: Seq, update: verdict::Update) -> Self {
-        Self { seq, phase: Phase::Object, object, what: What::Step(StepPart::Update(update)) }
+    fn decision(object: ObjectId, seq: Seq, update: Outcome) -> Self {
+        Self { seq, phase: Phase::Object, object, what: What::Step(StepPart::Outcome(update)) }
     }
 
     fn control(seq: Seq, control: Control) -> Self {
@@ -264,8 +266,8 @@ impl Publisher {
         let mut looked_ahead = 0;
         while let Some(item) = agenda.next() {
             if looked_ahead == 0 {
-                self.lives.look_ahead(agenda.objects().take(WINDOW));
-                looked_ahead = WINDOW;
+                self.lives.look_ahead(agenda.objects().take(LOOK_AHEAD));
+                looked_ahead = LOOK_AHEAD;
             }
             looked_ahead -= 1;
             match item.what {
@@ -311,7 +313,7 @@ impl Publisher {
         if life.partition != moment.partition {
             step.override_due_ms = None; // armed by another partition's object, which had this id before
         }
-        if life.row.is_none() && matches!(step, Step { update: None | Some(verdict::Update::Emptied), act: None, .. }) {
+        if life.row.is_none() && matches!(step, Step { update: None | Some(Outcome::Emptied), act: None, .. }) {
             return; // given up at this very seq, or due for an object that is gone, whose id may be another's within the epoch
         }
         let restored = match &step.act {
@@ -424,8 +426,8 @@ impl Step {
     fn take(&mut self, part: StepPart) {
         match part {
             StepPart::OverrideDue(due_ms) => self.override_due_ms = Some(due_ms),
-            StepPart::Update(verdict::Update::Emptied) if self.update.is_some() => {} // a decision at the same seq counts
-            StepPart::Update(update) => self.update = Some(update),
+            StepPart::Outcome(Outcome::Emptied) if self.update.is_some() => {} // a decision at the same seq counts
+            StepPart::Outcome(update) => self.update = Some(update),
             StepPart::Act(act) => self.act = Some(act),
         }
     }

@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashTable};
 
-use object::Slot;
-pub(crate) use object::{Claim, Object};
+pub(crate) use object::Object;
+use object::Place;
 
 use crate::{
-    digest::{ClaimWords, claim_hash, object_row_hash},
-    engine::WINDOW,
+    claim::Claim,
+    digest::{claim_hash, object_row_hash},
     flat::Update,
     names::{AgentId, Names, ObjectId},
     plan::{AGENTS_PER_OBJECT_MAX, Order},
@@ -29,6 +29,9 @@ use crate::{
     tally::Tally,
     vocabulary::{Millis, Moment, Name, Partition, Published, Report, Seq, due_at},
 };
+
+/// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
+pub const WINDOW: usize = 32;
 
 /// A difference of the reports collection.
 pub(crate) type ReportDiff = Update<ObjectId, Claim, i32>;
@@ -223,7 +226,7 @@ impl Reports {
     fn withdraw_all(&mut self, id: ObjectId, note: Note, context: &mut Context<'_>) {
         let object = self.object_mut(id);
         object.touched = context.seq;
-        let agents: Vec<_> = object.agents.iter().rev().map(|slot| slot.claim.agent).collect();
+        let agents: Vec<_> = object.agents.iter().rev().map(|place| place.claim.agent).collect();
         agents.into_iter().for_each(|agent| self.replace(id, Put { agent, claim: None, note }, context));
     }
 
@@ -263,14 +266,14 @@ impl Reports {
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let set = &rules.sets[object.set()];
         let newest_before = object.newest_state();
-        let slot = object.put(agent, claim.map(|claim| Slot { claim, noted: Slot::NOT_NOTED }), set);
-        let before = slot.map(|slot| slot.claim);
+        let held = object.put(agent, claim.map(|claim| Place { claim, noted: Place::NOT_NOTED }), set);
+        let before = held.map(|place| place.claim);
         before.iter().for_each(|before| names.states.release(before.state, *seq));
         if self.every_seq || note == Note::None {
             Dirty { object: id, agent, before, after: claim }.differ(*seq, &mut self.report_diffs);
         }
         if note == Note::Row {
-            let noted = slot.map(|slot| slot.noted).or_else(|| self.withdrawn.get(&(id, agent)).copied());
+            let noted = held.map(|place| place.noted).or_else(|| self.withdrawn.get(&(id, agent)).copied());
             let at = noted.filter(|at| self.dirty.get(*at as usize).is_some_and(|dirty| (dirty.object, dirty.agent) == (id, agent)));
             let at = at.unwrap_or_else(|| {
                 self.dirty.push(Dirty { object: id, agent, before, after: None });
@@ -348,11 +351,11 @@ impl Reports {
             if *seq > last {
                 return true;
             }
-            let slot = &mut objects[*id as usize];
-            if let Some(object) = slot.as_ref().filter(|object| object.agents.is_empty() && object.touched <= *seq) {
+            let room = &mut objects[*id as usize];
+            if let Some(object) = room.as_ref().filter(|object| object.agents.is_empty() && object.touched <= *seq) {
                 let found = ids.find_entry(object.hash, |(_, other)| other == id);
                 found.expect("a known object is in the table").remove();
-                *slot = None;
+                *room = None;
                 free.push(*id);
             }
             false
@@ -377,17 +380,6 @@ fn is_late(set: &Set, held: &Claim, ts_ms: Millis) -> bool {
     set.order == Order::Timestamp && ts_ms < held.ts_ms
 }
 
-impl Claim {
-    fn words(&self, names: &Names) -> ClaimWords {
-        ClaimWords { state: names.states.digest(self.state), ts_ms: self.ts_ms, offset: self.offset, due_ms: self.due() }
-    }
-
-    /// The claim with its name.
-    pub(crate) fn report(&self, names: &Names) -> Report {
-        Report { state: names.states.name(self.state).clone(), ts_ms: self.ts_ms, offset: self.offset, due_ms: self.due() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,7 +392,7 @@ mod tests {
         let moment = Moment { partition: 0, event: 1, clock_ms: 0, offset: Some(1) };
         let mut context = Context { rules: &rules, names: &mut names, seq: 1, moment };
         let id = reports.insert(Subject { name: "o", hash: 1 }, 0, &mut context);
-        let taken = |agent| Slot { claim: Claim { agent, state: 0, ts_ms: 0, offset: 0, due_ms: Claim::NEVER }, noted: Slot::NOT_NOTED };
+        let taken = |agent| Place { claim: Claim { agent, state: 0, ts_ms: 0, offset: 0, due_ms: Claim::NEVER }, noted: Place::NOT_NOTED };
         reports.object_mut(id).agents = (1_000..).map(taken).take(AGENTS_PER_OBJECT_MAX).collect();
         for agent in ["a", "b"] {
             reports.report(id, Said { agent, state: "x", ts_ms: 0, ttl_ms: None }, &mut context);

@@ -10,7 +10,6 @@
 use std::ops::Neg;
 
 use differential_dataflow::difference::{Abelian, IsZero, Monoid, Semigroup};
-use serde::{Deserialize, Serialize};
 
 /// Index of an interned state.
 pub(crate) type StateId = u32;
@@ -19,7 +18,7 @@ pub(crate) type StateId = u32;
 const FEW: usize = 4;
 
 /// Weights by state, and the number of live reports. Weights are bounded by [`crate::plan`] so that sums fit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tally {
     /// Live reports, whatever their weight.
     pub(crate) live: i32,

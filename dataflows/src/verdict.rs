@@ -13,7 +13,6 @@ use differential_dataflow::{
         implementations::{ValBuilder, ValSpine},
     },
 };
-use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{Stream, channels::pact::Pipeline, operators::Operator},
@@ -21,9 +20,9 @@ use timely::{
 };
 
 use crate::{
+    claim::Claim,
     flat::{Flat, FlatTrace, Rising},
     names::{Names, ObjectId},
-    reports::Claim,
     rule::decide::Rules,
     tally::{StateId, Tally},
     vocabulary::Seq,
@@ -35,11 +34,11 @@ pub(crate) type ReportsTrace = FlatTrace<ObjectId, Claim, i32>;
 pub(crate) type TallyTrace = FlatTrace<ObjectId, (), Tally>;
 type TallyBatch = Flat<ObjectId, (), Tally>;
 /// A stream of what became of objects, at their seqs.
-pub(crate) type Decisions<'a> = Stream<'a, Seq, Vec<(ObjectId, Seq, Update)>>;
+pub(crate) type Decisions<'a> = Stream<'a, Seq, Vec<(ObjectId, Seq, Outcome)>>;
 
 /// What became of an object at one seq. Where both stand at one seq, the decision counts.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Update {
+pub(crate) enum Outcome {
     /// It has live reports, and this verdict (none: none) over this tally.
     Decided(Option<StateId>, Tally),
     /// It has no live report.
@@ -47,7 +46,7 @@ pub(crate) enum Update {
 }
 
 /// What a rule over reports made of an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Decision {
     verdict: Option<StateId>,
     tally: Tally,
@@ -87,7 +86,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn decide(&self, batch: &TallyBatch, mut before: Rising<ObjectId, (), Tally>, mut give: impl FnMut((ObjectId, Seq, Update))) {
+    fn decide(&self, batch: &TallyBatch, mut before: Rising<ObjectId, (), Tally>, mut give: impl FnMut((ObjectId, Seq, Outcome))) {
         for updates in batch.updates().chunk_by(|a, b| a.key == b.key) {
             let object = updates[0].key;
             let set = &self.rules.sets[self.names.set_of(object)];
@@ -102,7 +101,7 @@ impl Judge<'_> {
                 tally.plus_equals(&update.diff);
                 let now = verdict(&tally);
                 if now != decided {
-                    give((object, update.seq, now.map_or(Update::Emptied, |state| Update::Decided(state, tally.clone()))));
+                    give((object, update.seq, now.map_or(Outcome::Emptied, |state| Outcome::Decided(state, tally.clone()))));
                     decided = now;
                 }
             }
@@ -138,12 +137,12 @@ pub(crate) fn over_reports<'a>(reports: Arranged<'a, ReportsTrace>, rules: Rc<Ru
         },
     );
     let updates = decided.as_collection(|object, decision| (*object, decision.clone())).inner;
-    updates.unary::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Update", |_, _| {
+    updates.unary::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Outcome", |_, _| {
         |input, output| {
             input.for_each(|capability, data| {
                 let update = |((object, decision), seq, diff): ((ObjectId, Decision), Seq, i32)| match diff < 0 {
-                    true => (object, seq, Update::Emptied),
-                    false => (object, seq, Update::Decided(decision.verdict, decision.tally)),
+                    true => (object, seq, Outcome::Emptied),
+                    false => (object, seq, Outcome::Decided(decision.verdict, decision.tally)),
                 };
                 output.session(&capability).give_iterator(data.drain(..).map(update));
             });

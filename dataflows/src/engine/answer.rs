@@ -12,6 +12,7 @@ use timely::progress::frontier::Antichain;
 
 use super::{Engine, KnownTrace, PublishedTrace};
 use crate::{
+    claim::Claim,
     flat::{Flat, Update, batches},
     names::ObjectId,
     plan::{Of, OnEmpty, OnNone, RuleSet},
@@ -20,7 +21,6 @@ use crate::{
         tally_at, votes,
     },
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
-    reports::Claim,
     tally::Tally,
     verdict::ReportsTrace,
     vocabulary::{Name, Partition, Published, Seq},

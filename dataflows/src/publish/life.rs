@@ -10,7 +10,7 @@ use crate::{
     plan::OnEmpty,
     rule::decide::Set,
     tally::{StateId, Tally},
-    verdict::Update,
+    verdict::Outcome,
     vocabulary::{Cause, Mask, Millis, Moment, Name, Partition, Published, due_at},
 };
 
@@ -49,7 +49,7 @@ pub(crate) enum Act {
 pub(crate) struct Step {
     /// The due time of an override that may have ended.
     pub(crate) override_due_ms: Option<Millis>,
-    pub(crate) update: Option<Update>,
+    pub(crate) update: Option<Outcome>,
     pub(crate) act: Option<Act>,
     /// Whether verdict and published state are to be compared, after a restore.
     pub(crate) compare: bool,
@@ -101,16 +101,16 @@ impl Life {
     }
 
     /// Takes a decision in: it moves what stands behind the mask.
-    fn hear(&mut self, update: Option<Update>, next: &mut Next, set: &Set, states: &Interner) -> Option<Tally> {
+    fn hear(&mut self, update: Option<Outcome>, next: &mut Next, set: &Set, states: &Interner) -> Option<Tally> {
         match update? {
-            Update::Decided(verdict, tally) => {
+            Outcome::Decided(verdict, tally) => {
                 (self.heard, self.verdict) = (true, verdict);
                 if let Some(state) = verdict {
                     next.behind = Some(states.name(state).clone());
                 }
                 Some(tally)
             }
-            Update::Emptied => {
+            Outcome::Emptied => {
                 (self.heard, self.verdict) = (false, None);
                 if set.on_empty == OnEmpty::Remove {
                     next.behind = None;

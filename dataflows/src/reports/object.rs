@@ -1,49 +1,23 @@
 //! One object in the index: its agents' latest claims, and which of them is the newest.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
+    claim::Claim,
     digest::object_hash,
     names::AgentId,
     rule::decide::Set,
     tally::StateId,
-    vocabulary::{Millis, Name, Offset, Partition, Seq},
+    vocabulary::{Name, Partition, Seq},
 };
-
-/// A report in ids. Flat, without padding: it is moved and compared more than anything else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(crate) struct Claim {
-    pub(crate) agent: AgentId,
-    pub(crate) state: StateId,
-    pub(crate) ts_ms: Millis,
-    pub(crate) offset: Offset,
-    /// The multiple at which it expires, or [`Claim::NEVER`].
-    pub(crate) due_ms: Millis,
-}
-
-impl Claim {
-    /// No ttl. Not an option, so that the claim stays small.
-    pub(crate) const NEVER: Millis = Millis::MAX;
-
-    pub(crate) fn due(&self) -> Option<Millis> {
-        (self.due_ms != Self::NEVER).then_some(self.due_ms)
-    }
-
-    /// Whether nothing but recency tells the two apart, and neither runs out.
-    pub(crate) fn is_same_for_good(&self, other: &Self) -> bool {
-        self.state == other.state && self.due_ms == Self::NEVER && other.due_ms == Self::NEVER
-    }
-}
 
 /// An agent's place in an object.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Slot {
+pub(crate) struct Place {
     pub(crate) claim: Claim,
     /// Where it is noted as changed in this epoch, if that place is still its own.
     pub(crate) noted: u32,
 }
 
-impl Slot {
+impl Place {
     pub(crate) const NOT_NOTED: u32 = u32::MAX;
 }
 
@@ -60,7 +34,7 @@ pub(crate) struct Object {
     /// The seq of the last event that changed something.
     pub(crate) touched: Seq,
     /// The latest claims, by agent.
-    pub(crate) agents: Vec<Slot>,
+    pub(crate) agents: Vec<Place>,
     /// Whose claim is the newest; kept only where the rule asks.
     newest: Option<AgentId>,
 }
@@ -83,7 +57,7 @@ impl Object {
 
     /// Reads the name and, of an object with few agents, all claims.
     pub(crate) fn first_words(&self) -> u64 {
-        let words = |at: usize| self.agents.get(at).map_or(0, |slot| u64::from(slot.noted));
+        let words = |at: usize| self.agents.get(at).map_or(0, |place| u64::from(place.noted));
         u64::from(self.name.as_bytes().first().copied().unwrap_or(0)) + words(0) + words(2) + words(4)
     }
 
@@ -97,7 +71,7 @@ impl Object {
     /// Where the agent's claim stands, or would stand.
     #[inline]
     pub(crate) fn find(&self, agent: AgentId) -> Result<usize, usize> {
-        self.agents.binary_search_by_key(&agent, |slot| slot.claim.agent)
+        self.agents.binary_search_by_key(&agent, |place| place.claim.agent)
     }
 
     /// The state of the newest report, where the rule follows it.
@@ -106,20 +80,20 @@ impl Object {
         Some(self.agents[at].claim.state)
     }
 
-    /// Puts a slot (or none) in the agent's place; returns what was there.
-    pub(crate) fn put(&mut self, agent: AgentId, slot: Option<Slot>, set: &Set) -> Option<Slot> {
-        let before = match (self.find(agent), slot) {
-            (Ok(at), Some(slot)) => Some(std::mem::replace(&mut self.agents[at], slot)),
+    /// Puts a claim (or none) in the agent's place; returns what was there.
+    pub(crate) fn put(&mut self, agent: AgentId, place: Option<Place>, set: &Set) -> Option<Place> {
+        let before = match (self.find(agent), place) {
+            (Ok(at), Some(place)) => Some(std::mem::replace(&mut self.agents[at], place)),
             (Ok(at), None) => Some(self.agents.remove(at)),
-            (Err(at), Some(slot)) => {
+            (Err(at), Some(place)) => {
                 self.make_room();
-                self.agents.insert(at, slot);
+                self.agents.insert(at, place);
                 None
             }
             (Err(_), None) => None,
         };
         if set.latest {
-            self.follow_newest(agent, slot.map(|slot| slot.claim), set);
+            self.follow_newest(agent, place.map(|place| place.claim), set);
         }
         before
     }
@@ -134,7 +108,7 @@ impl Object {
     fn follow_newest(&mut self, agent: AgentId, claim: Option<Claim>, set: &Set) {
         let Some(claim) = claim else {
             if self.newest == Some(agent) {
-                let newest = self.agents.iter().map(|slot| slot.claim).max_by_key(|claim| set.recency(claim));
+                let newest = self.agents.iter().map(|place| place.claim).max_by_key(|claim| set.recency(claim));
                 self.newest = newest.map(|claim| claim.agent);
             }
             return;

@@ -9,8 +9,9 @@ use hashbrown::HashMap;
 
 use super::{Line, Named, Rows};
 use crate::{
+    claim::Claim,
     names::{AgentId, Interner, Names, ObjectId},
-    reports::{Claim, Object},
+    reports::Object,
     vocabulary::{Name, Partition, Published},
 };
 

@@ -7,9 +7,9 @@ use std::{cmp::Ordering, sync::Arc};
 use wildmatch::WildMatch;
 
 use crate::{
+    claim::Claim,
     names::{AgentId, Interner, Names},
     plan::{Of, OnEmpty, OnNone, Order, Plan, Quorum, Rule, RuleSet},
-    reports::Claim,
     rule::{Ballot, ReportsRule, TallyRule, Vote},
     tally::{StateId, Tally},
     vocabulary::{Millis, Name, Offset},

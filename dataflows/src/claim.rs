@@ -1,0 +1,43 @@
+//! A report in ids, as the index, the arrangement of reports, rules and rows have it.
+
+use crate::{
+    digest::ClaimWords,
+    names::{AgentId, Names},
+    tally::StateId,
+    vocabulary::{Millis, Offset, Report},
+};
+
+/// A report in ids. Flat, without padding: it is moved and compared more than anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claim {
+    pub(crate) agent: AgentId,
+    pub(crate) state: StateId,
+    pub(crate) ts_ms: Millis,
+    pub(crate) offset: Offset,
+    /// The multiple at which it expires, or [`Claim::NEVER`].
+    pub(crate) due_ms: Millis,
+}
+
+impl Claim {
+    /// No ttl. Not an option, so that the claim stays small.
+    pub(crate) const NEVER: Millis = Millis::MAX;
+
+    pub(crate) fn due(&self) -> Option<Millis> {
+        (self.due_ms != Self::NEVER).then_some(self.due_ms)
+    }
+
+    /// Whether nothing but recency tells the two apart, and neither runs out.
+    pub(crate) fn is_same_for_good(&self, other: &Self) -> bool {
+        self.state == other.state && self.due_ms == Self::NEVER && other.due_ms == Self::NEVER
+    }
+
+    /// What its digest is made of.
+    pub(crate) fn words(&self, names: &Names) -> ClaimWords {
+        ClaimWords { state: names.states.digest(self.state), ts_ms: self.ts_ms, offset: self.offset, due_ms: self.due() }
+    }
+
+    /// The claim with its name.
+    pub(crate) fn report(&self, names: &Names) -> Report {
+        Report { state: names.states.name(self.state).clone(), ts_ms: self.ts_ms, offset: self.offset, due_ms: self.due() }
+    }
+}
