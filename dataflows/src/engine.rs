@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  events ─▶ reports (index) ─┬─▶ [reports]  ─(rules over reports: reduce)─┐
-//!                             └─▶ [tally] ─▶ count_total ─▶ verdict ───────┴─▶ publish ─▶ [known] [published] [summary]
-//!  overrides, purges, ticks ───────────────────────────────────────────────────▲    └─▶ changes, rows
+//!                             └─▶ [tally] ─▶ verdict ──────────────────────┴─▶ publish ─▶ [known] [published] [summary]
+//!  overrides, purges, ticks ───────────────────────────────────────────────────▲    └─▶ changes; rows (with those of reports)
 //!                                                                    [x]: an arrangement that questions read
 //! ```
 //!

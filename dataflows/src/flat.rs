@@ -69,6 +69,15 @@ pub(crate) fn batches<K: Part, V: Part, R: Diff>(trace: &mut FlatTrace<K, V, R>)
     trace.batches_through(Antichain::new().borrow()).expect("all batches can be had")
 }
 
+/// A key's values as of `last`, inclusive: those whose differences add up to more than nothing.
+pub(crate) fn held<K: Part, V: Part>(batches: &[Rc<Flat<K, V, i32>>], key: &K, last: Seq) -> Vec<V> {
+    let of_key = batches.iter().flat_map(|batch| batch.of(key)).filter(|update| update.seq <= last);
+    let mut updates: Vec<_> = of_key.map(|update| (&update.value, update.diff)).collect();
+    updates.sort_unstable_by_key(|(value, _)| *value);
+    let values = updates.chunk_by(|a, b| a.0 == b.0);
+    values.filter(|alike| alike.iter().map(|(_, diff)| diff).sum::<i32>() > 0).map(|alike| alike[0].0.clone()).collect()
+}
+
 /// Reads keys in rising order out of some batches, each from where it stood.
 pub(crate) struct Rising<K, V, R> {
     batches: Vec<(usize, Rc<Flat<K, V, R>>)>,
@@ -269,6 +278,15 @@ mod tests {
         }
         let undone = batch(&[(1, 1, 9, -2), (2, 5, 9, -1), (4, 0, 9, -1)]);
         assert_eq!(merged(&earlier, &undone, 9, 2), []);
+    }
+
+    #[test]
+    fn what_is_held_depends_on_when() {
+        let batches = [batch(&[(1, 7, 1, 1), (1, 8, 2, 1), (2, 7, 1, 1)]), batch(&[(1, 7, 5, -1), (1, 9, 5, 1)])].map(Rc::new);
+        for (last, values) in [(0, vec![]), (1, vec![7]), (4, vec![7, 8]), (5, vec![8, 9])] {
+            assert_eq!(held(&batches, &1, last), values, "as of {last}");
+        }
+        assert_eq!(held(&batches, &3, 9), []);
     }
 
     #[test]

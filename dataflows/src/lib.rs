@@ -4,9 +4,9 @@
 //! cannot touch the world cannot fail on it. [`engine::Engine`] is one worker's part of a house, [`mod@reference`] the obviously correct fold
 //! that says what it must do; `tests/oracle.rs` holds the one against the other.
 //!
-//! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert of `claim`s, `tally` the
-//! difference type, `flat` the arrangements, `verdict` (with [`rule`]) decides, `publish` (with `due`) makes changes, [`rows`] is what the checkpoint gets, [`query`] has the answers and [`digest`] what
-//! the checkpoint is checked by.
+//! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert of `claim`s,
+//! `tally` the difference type, `flat` the arrangements, `verdict` (with [`rule`]) decides, `publish` (with `due`) makes changes, [`rows`]
+//! is what the checkpoint gets, [`query`] has the answers and [`digest`] what the checkpoint is checked by.
 
 mod claim;
 pub mod digest;

@@ -101,7 +101,7 @@ pub(crate) fn publish<'a>(
         move |(decisions, decided_to), (control, controlled_to), output| {
             decisions.for_each(|capability, data| {
                 capability.retain_stamp(0).iter().for_each(|capability| _ = held.insert(capability.clone()));
-                waiting.extend(data.drain(..).map(|(object, seq, update)| Item::decision(object, seq, update)));
+                waiting.extend(data.drain(..).map(|(object, seq, outcome)| Item::decision(object, seq, outcome)));
             });
             control.for_each(|capability, data| {
                 capability.retain_stamp(0).iter().for_each(|capability| _ = held.insert(capability.clone()));
@@ -170,8 +170,8 @@ enum StepPart {
 }
 
 impl Item {
-    fn decision(object: ObjectId, seq: Seq, update: Outcome) -> Self {
-        Self { seq, phase: Phase::Object, object, what: What::Step(StepPart::Outcome(update)) }
+    fn decision(object: ObjectId, seq: Seq, outcome: Outcome) -> Self {
+        Self { seq, phase: Phase::Object, object, what: What::Step(StepPart::Outcome(outcome)) }
     }
 
     fn control(seq: Seq, control: Control) -> Self {
@@ -313,7 +313,7 @@ impl Publisher {
         if life.partition != moment.partition {
             step.override_due_ms = None; // armed by another partition's object, which had this id before
         }
-        if life.row.is_none() && matches!(step, Step { update: None | Some(Outcome::Emptied), act: None, .. }) {
+        if life.row.is_none() && matches!(step, Step { outcome: None | Some(Outcome::Emptied), act: None, .. }) {
             return; // given up at this very seq, or due for an object that is gone, whose id may be another's within the epoch
         }
         let restored = match &step.act {
@@ -426,8 +426,8 @@ impl Step {
     fn take(&mut self, part: StepPart) {
         match part {
             StepPart::OverrideDue(due_ms) => self.override_due_ms = Some(due_ms),
-            StepPart::Outcome(Outcome::Emptied) if self.update.is_some() => {} // a decision at the same seq counts
-            StepPart::Outcome(update) => self.update = Some(update),
+            StepPart::Outcome(Outcome::Emptied) if self.outcome.is_some() => {} // a decision at the same seq counts
+            StepPart::Outcome(outcome) => self.outcome = Some(outcome),
             StepPart::Act(act) => self.act = Some(act),
         }
     }

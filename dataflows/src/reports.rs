@@ -1,4 +1,5 @@
-//! reports: the upsert. Events in, differences out: of the per-agent reports of each object, and of its tally.
+//! reports: the upsert. Events in, differences out: of the per-agent reports of each object, and of its tally; and, of a
+//! closed epoch, the rows of the checkpoint.
 //!
 //! First stage of the dataflow, in front of its inputs. Per worker one index (partition, object) → its agents → latest report, in ids.
 //! Latest means last to arrive, or highest timestamp where the rule set says so; what is late is ignored and counted. Where nobody looks

@@ -214,7 +214,7 @@ pub struct Mask {
     pub until_ms: Option<Millis>,
 }
 
-/// What is published of an object, with or without a state: a row of the arrangement `published`, of the checkpoint and of the API.
+/// What is published of an object, with or without a state: a row of the checkpoint and of the API (the arrangement `published` has its slot).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Published {
     /// What the sink and the API show: the mask's state if there is one, else `behind`.
@@ -231,7 +231,7 @@ pub struct Published {
     pub revision: u64,
 }
 
-/// An agent's latest report: a row of the arrangement `reports`, of the checkpoint and of the API.
+/// An agent's latest report: a row of the checkpoint and of the API (the arrangement `reports` has it in ids).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Report {
     /// The state claimed.

@@ -6,23 +6,23 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use differential_dataflow::{
     difference::IsZero,
-    trace::{BatchCursor, Cursor, TraceReader, cursor::cursor_list},
+    trace::{
+        BatchCursor, Cursor,
+        cursor::{CursorList, cursor_list},
+    },
 };
-use timely::progress::frontier::Antichain;
 
 use super::{Engine, KnownTrace, PublishedTrace};
 use crate::{
     claim::Claim,
-    flat::{Flat, Update, batches},
+    flat::{Flat, FlatTrace, Part, Update, batches, held},
     names::ObjectId,
-    plan::{Of, OnEmpty, OnNone, RuleSet},
+    plan::{Of, OnEmpty, OnNone, Quorum, Rule, RuleSet},
     publish::{
         slots::{Slot, Slots},
         tally_at, votes,
     },
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
-    tally::Tally,
-    verdict::ReportsTrace,
     vocabulary::{Name, Partition, Published, Seq},
 };
 
@@ -115,7 +115,7 @@ impl Engine {
     }
 
     fn report_views(&mut self, id: ObjectId) -> Vec<ReportView> {
-        let claims = claims(&mut self.traces.reports, id, self.committed);
+        let claims = held(&batches(&mut self.traces.reports), &id, self.committed);
         let names = self.names.borrow();
         let set = names.set_of(id);
         let view = |claim: Claim| ReportView {
@@ -134,7 +134,7 @@ impl Engine {
         if tally.is_zero() {
             return None;
         }
-        let claims = claims(&mut self.traces.reports, id, self.committed);
+        let claims = held(&batches(&mut self.traces.reports), &id, self.committed);
         let names = self.names.borrow();
         let at = names.set_of(id);
         let set = &self.rules.sets[at];
@@ -149,40 +149,22 @@ impl Engine {
     }
 
     pub(super) fn drain_reports(&mut self, seq: Seq) {
-        let (mut cursor, storage) = open(&mut self.traces.reports);
-        while let Some(object) = cursor.get_key(&storage) {
-            while let Some(value) = cursor.get_val(&storage) {
-                let mut count = 0;
-                cursor.map_times(&storage, |_, diff| count += *diff);
-                if count != 0 {
-                    self.reports.report_diffs.push(Update { key: *object, value: *value, seq, diff: -count });
-                }
-                cursor.step_val(&storage);
-            }
-            cursor.step_key(&storage);
-        }
+        let held = batches(&mut self.traces.reports);
+        let updates = held.iter().flat_map(|batch| batch.updates());
+        self.reports.report_diffs.extend(updates.map(|update| Update { seq, diff: -update.diff, ..*update }));
     }
 
     pub(super) fn drain_tallies(&mut self, seq: Seq) {
-        let (mut cursor, storage) = open(&mut self.traces.tallies);
-        let mut objects = Vec::new();
-        while let Some(object) = cursor.get_key(&storage) {
-            objects.push(*object);
-            cursor.step_key(&storage);
-        }
-        for object in objects {
-            let tally: Tally = tally_at(&mut self.traces.tallies, object, Seq::MAX);
-            if !tally.is_zero() {
-                self.reports.tally_diffs.push(Update { key: object, value: (), seq, diff: -tally });
-            }
-        }
+        let held = batches(&mut self.traces.tallies);
+        let updates = held.iter().flat_map(|batch| batch.updates());
+        self.reports.tally_diffs.extend(updates.map(|update| Update { seq, diff: -update.diff.clone(), ..*update }));
     }
 }
 
-type Opened<Tr> = (differential_dataflow::trace::cursor::CursorList<BatchCursor<Tr>>, Vec<<Tr as TraceReader>::Batch>);
+type Opened<K, V> = (CursorList<BatchCursor<FlatTrace<K, V, i32>>>, Vec<Rc<Flat<K, V, i32>>>);
 
-fn open<Tr: TraceReader<Time = Seq, Batch: differential_dataflow::trace::Navigable>>(trace: &mut Tr) -> Opened<Tr> {
-    cursor_list(trace.batches_through(Antichain::new().borrow()).expect("all batches can be had"))
+fn open<K: Part, V: Part>(trace: &mut FlatTrace<K, V, i32>) -> Opened<K, V> {
+    cursor_list(batches(trace))
 }
 
 /// Hands every known object at or after `from`, as of `last`, to `each`, until it says no.
@@ -215,44 +197,32 @@ impl<'a> Rows<'a> {
     }
 
     fn of(&self, object: ObjectId) -> Option<Arc<Published>> {
-        let of = |batch: &Rc<Flat<ObjectId, Slot, i32>>| batch.of(&object).iter().filter(|row| row.seq <= self.last).copied().collect();
-        let mut rows: Vec<Update<ObjectId, Slot, i32>> = self.batches.iter().map(of).collect::<Vec<Vec<_>>>().concat();
-        rows.sort_unstable_by_key(|row| row.value);
-        let held = rows.chunk_by(|a, b| a.value == b.value).find(|alike| alike.iter().map(|row| row.diff).sum::<i32>() > 0)?;
-        Some(self.slots.borrow().row(held[0].value).clone())
+        let slot = *held(&self.batches, &object, self.last).first()?;
+        Some(self.slots.borrow().row(slot).clone())
     }
 }
 
-/// An object's claims as of `last`.
-fn claims(trace: &mut ReportsTrace, object: ObjectId, last: Seq) -> Vec<Claim> {
-    let (mut cursor, storage) = open(trace);
-    let mut found = Vec::new();
-    cursor.seek_key(&storage, &object);
-    if cursor.get_key(&storage) == Some(&object) {
-        while let Some(value) = cursor.get_val(&storage) {
-            let mut count = 0;
-            cursor.map_times(&storage, |seq, diff| count += if *seq <= last { *diff } else { 0 });
-            if count > 0 {
-                found.push(*value);
-            }
-            cursor.step_val(&storage);
-        }
-    }
-    found
-}
-
-/// A rule set as its configuration puts it.
+/// A rule set in words.
 fn in_words(set: &RuleSet) -> String {
+    let rule = match &set.rule {
+        Rule::Any { priority, otherwise } => {
+            let otherwise = otherwise.as_ref().map_or(String::new(), |state| format!(", else {state}"));
+            format!("the first of {} that anyone claims{otherwise},", priority.join(", "))
+        }
+        Rule::Quorum(Quorum::Count(votes)) => format!("quorum of {votes} votes"),
+        Rule::Quorum(Quorum::ShareBasisPoints(share)) => format!("quorum of {} %", f64::from(*share) / 100.0),
+        other => other.name().to_owned(),
+    };
     let of = match set.of {
-        Of::Live => "live reports".to_owned(),
-        Of::Expected(agents) => format!("{agents} expected agents"),
+        Of::Live => "of live reports".to_owned(),
+        Of::Expected(agents) => format!("of {agents} expected agents"),
     };
     let on_none = match &set.on_none {
         OnNone::Keep => "keeps the state".to_owned(),
         OnNone::Latest => "takes the latest of the heaviest".to_owned(),
-        OnNone::State(state) => format!("gives \"{state}\""),
+        OnNone::State(state) => format!("gives {state}"),
     };
-    format!("{:?} of {of}; no verdict {on_none}", set.rule)
+    format!("{rule} {of}; no verdict {on_none}")
 }
 
 /// One sentence for people.
@@ -273,5 +243,30 @@ fn why(object: &ObjectView, verdict: Option<&Name>, on_empty: OnEmpty, on_none: 
             format!("{} gives no verdict now; \"{state}\" stays (on_none = keep)", object.rule)
         }
         (state, verdict) => format!("{} decides {verdict:?}, published is {state:?}", object.rule),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_sets_are_told_in_words() {
+        let any = Rule::Any { priority: vec!["down".into(), "degraded".into()], otherwise: Some("up".into()) };
+        let rows = [
+            (RuleSet::new(Rule::Majority), "majority of live reports; no verdict keeps the state"),
+            (RuleSet::new(any), "the first of down, degraded that anyone claims, else up, of live reports; no verdict keeps the state"),
+            (
+                RuleSet { on_none: OnNone::State("unsure".into()), ..RuleSet::new(Rule::Quorum(Quorum::Count(2))) },
+                "quorum of 2 votes of live reports; no verdict gives unsure",
+            ),
+            (
+                RuleSet { of: Of::Expected(5), on_none: OnNone::Latest, ..RuleSet::new(Rule::Quorum(Quorum::ShareBasisPoints(6_050))) },
+                "quorum of 60.5 % of 5 expected agents; no verdict takes the latest of the heaviest",
+            ),
+        ];
+        for (set, words) in rows {
+            assert_eq!(in_words(&set), words);
+        }
     }
 }

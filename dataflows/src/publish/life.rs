@@ -1,6 +1,6 @@
 //! The life of one object as publish sees it: what is published, what stands behind a mask, what the rule decided last.
 //!
-//! The judgement without the plumbing: [`Life::step`] is a pure function of the life, what happened at one event, and when that was.
+//! The judgement: [`Life::step`] is a pure function of the life, what happened at one event, and when that was.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ pub(crate) enum Act {
 pub(crate) struct Step {
     /// The due time of an override that may have ended.
     pub(crate) override_due_ms: Option<Millis>,
-    pub(crate) update: Option<Outcome>,
+    pub(crate) outcome: Option<Outcome>,
     pub(crate) act: Option<Act>,
     /// Whether verdict and published state are to be compared, after a restore.
     pub(crate) compare: bool,
@@ -84,7 +84,7 @@ impl Life {
         let before = restored.clone().or_else(|| self.row.clone());
         let mut next = Next::of(before.as_deref());
         next.end_override(&step, moment);
-        let tally = self.hear(step.update, &mut next, set, states);
+        let tally = self.hear(step.outcome, &mut next, set, states);
         if step.compare {
             self.compare(&mut next, set, states);
         }
@@ -101,8 +101,8 @@ impl Life {
     }
 
     /// Takes a decision in: it moves what stands behind the mask.
-    fn hear(&mut self, update: Option<Outcome>, next: &mut Next, set: &Set, states: &Interner) -> Option<Tally> {
-        match update? {
+    fn hear(&mut self, outcome: Option<Outcome>, next: &mut Next, set: &Set, states: &Interner) -> Option<Tally> {
+        match outcome? {
             Outcome::Decided(verdict, tally) => {
                 (self.heard, self.verdict) = (true, verdict);
                 if let Some(state) = verdict {
