@@ -10,13 +10,17 @@ mod error;
 mod load;
 mod rules;
 mod sections;
+mod wording;
 
 use std::{collections::BTreeMap, thread};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::load::typed;
+pub(crate) use self::rules::own_settings;
 pub use self::{error::ConfigError, rules::RuleConfig, sections::*};
+
+/// The longest state.
+pub const STATE_BYTES_MAX: usize = 1024;
 
 /// `statehouse.toml`, loaded and checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -80,6 +84,20 @@ pub struct Topics {
     pub rejects: String,
     /// Who runs the house.
     pub instances: String,
+}
+
+impl Topics {
+    /// By role, in the order of the fields.
+    #[must_use]
+    pub fn all(&self) -> [(&'static str, &str); 5] {
+        [
+            ("source", &self.source),
+            ("sink", &self.sink),
+            ("checkpoint", &self.checkpoint),
+            ("rejects", &self.rejects),
+            ("instances", &self.instances),
+        ]
+    }
 }
 
 impl Config {

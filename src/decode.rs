@@ -18,13 +18,12 @@ use statehouse_dataflows::vocabulary::{Event, Millis};
 
 use self::fields::{Field, Mapping, Raws};
 pub use self::reject::{Reason, Reject};
+pub use crate::config::STATE_BYTES_MAX;
 use crate::{
     config::{AgentFrom, ConfigError, SourceConfig, SourceFormat},
     log::Record,
 };
 
-/// The longest state.
-pub const STATE_BYTES_MAX: usize = 1024;
 /// Durations of records longer than this (a hundred years) count as this: adding one to a clock never overflows.
 pub const DURATION_MS_MAX: Millis = 36_525 * 86_400_000;
 
@@ -60,30 +59,19 @@ impl Decoder {
     /// A decoder for the source as configured.
     ///
     /// # Errors
-    /// When, and only when, a JSON pointer is malformed, or the agent can't be where it is said to be.
+    /// When, and only when, a limit is out of its range, a JSON pointer is malformed, or the agent can't be where it is said to be.
     pub fn new(config: &SourceConfig) -> Result<Self, ConfigError> {
-        let is_text = config.format == SourceFormat::Text;
-        let (agent, pointer) = match &config.agent {
-            AgentFrom::Pointer(pointer) if is_text => {
-                let fix = "a text has no agent in it: set { header = \"name\" } or { fixed = \"name\" }";
-                return Err(ConfigError::setting("source.agent", &toml::Value::from(pointer.as_str()), fix));
-            }
-            AgentFrom::Pointer(pointer) => (AgentIn::Value, pointer.as_str()),
-            AgentFrom::Header { header } if header.is_empty() => {
-                return Err(ConfigError::setting("source.agent.header", &"\"\"", "name the header that holds the agent"));
-            }
-            AgentFrom::Header { .. } => (AgentIn::Header, ""),
-            AgentFrom::Fixed { fixed } if !(1..=config.max_agent_bytes).contains(&fixed.len()) => {
-                let fix = format!("name an agent of 1 to {} bytes", config.max_agent_bytes);
-                return Err(ConfigError::setting("source.agent.fixed", &toml::Value::from(fixed.as_str()), fix));
-            }
-            AgentFrom::Fixed { fixed } => (AgentIn::Fixed(fixed.as_str().into()), ""),
+        config.check()?;
+        let agent = match &config.agent {
+            AgentFrom::Pointer(_) => AgentIn::Value,
+            AgentFrom::Header { .. } => AgentIn::Header,
+            AgentFrom::Fixed { fixed } => AgentIn::Fixed(fixed.as_str().into()),
         };
         Ok(Self {
-            mapping: Mapping::new(config, pointer)?,
-            canonical: Mapping::new(&SourceConfig::default(), "/agent")?,
+            mapping: Mapping::new(config),
+            canonical: Mapping::new(&SourceConfig::default()),
             agent,
-            is_text,
+            is_text: config.format == SourceFormat::Text,
             max_future_skew_ms: Millis::try_from(config.max_future_skew.as_millis()).unwrap_or(Millis::MAX),
             max_key_bytes: config.max_key_bytes,
             max_value_bytes: config.max_value_bytes,
@@ -145,7 +133,7 @@ impl Decoder {
 
     fn sized_agent<'a>(&self, agent: &'a str) -> Result<&'a str, Reject> {
         match agent.len() {
-            0 => Err(Reject::new(Reason::NoAgent, "the agent's name is empty")),
+            0 => Err(Reject::new(Reason::NoAgent, "the agent's name is empty: name who reports")),
             bytes if bytes > self.max_agent_bytes => Err(too_long(Reason::AgentTooLarge, "the agent's name", bytes, self.max_agent_bytes)),
             _ => Ok(agent),
         }

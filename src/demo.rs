@@ -35,7 +35,7 @@ use self::{
     world::{AGENTS, PARTITION, SITES, UNDER_ATTACK},
 };
 use crate::{
-    config::ConfigError,
+    config::{self, ConfigError},
     house::HouseError,
     log::{LogError, local::LocalReader},
 };
@@ -65,7 +65,7 @@ pub struct Options {
     #[arg(long)]
     pub seconds: Option<u64>,
     /// The HTTP address; without it 127.0.0.1:7717, or another port if that is taken.
-    #[arg(long)]
+    #[arg(long, value_parser = config::listen_address)]
     pub listen: Option<SocketAddr>,
 }
 

@@ -10,7 +10,7 @@ use statehouse_dataflows::{
     rule::{ReportsRule, TallyRule},
 };
 
-use crate::config::{self, ConfigError};
+use crate::config::{ConfigError, own_settings};
 
 /// The names that are taken.
 pub const BUILT_IN: [&str; 6] = ["latest", "majority", "plurality", "any", "quorum", "unanimous"];
@@ -56,7 +56,8 @@ impl Registry {
         F: Fn(S) -> Result<R, String> + Send + Sync + 'static,
     {
         let shared: Arc<str> = name.into();
-        let factory = move |place: &str, settings| Ok(Rule::Tally(Arc::clone(&shared), Arc::new(build_with(&build, place, settings)?)));
+        let factory =
+            move |place: &str, settings| Ok(Rule::Tally(Arc::clone(&shared), Arc::new(build_with(&build, (place, &shared), &settings)?)));
         self.insert(name, Arc::new(factory))
     }
 
@@ -71,7 +72,8 @@ impl Registry {
         F: Fn(S) -> Result<R, String> + Send + Sync + 'static,
     {
         let shared: Arc<str> = name.into();
-        let factory = move |place: &str, settings| Ok(Rule::Reports(Arc::clone(&shared), Arc::new(build_with(&build, place, settings)?)));
+        let factory =
+            move |place: &str, settings| Ok(Rule::Reports(Arc::clone(&shared), Arc::new(build_with(&build, (place, &shared), &settings)?)));
         self.insert(name, Arc::new(factory))
     }
 
@@ -99,11 +101,11 @@ impl Registry {
 
 fn build_with<S: DeserializeOwned, R>(
     build: &impl Fn(S) -> Result<R, String>,
-    place: &str,
-    settings: toml::Table,
+    (place, rule): (&str, &str),
+    settings: &toml::Table,
 ) -> Result<R, ConfigError> {
     let shown = settings.to_string().trim_end().replace('\n', ", ");
-    let settings = config::typed(place, &toml::Value::Table(settings))?;
+    let settings = own_settings((place, rule), settings, "")?;
     build(settings).map_err(|problem| ConfigError::setting(place, &format!("{{ {shown} }}"), problem))
 }
 

@@ -98,31 +98,87 @@ fn errors_name_setting_value_and_fix() {
         ("http.max_list = 0", "http.max_list = 0: set 1 to 100000 objects"),
         ("commit.min_interval_ms = 6000", "commit.min_interval_ms = 6000: set at most half of kafka.transaction_timeout_ms (10000)"),
         ("source.max_future_skew = \"0s\"", "source.max_future_skew = 0s: set a duration from \"1s\" to \"366days\""),
-        ("topics.sink = \"h-reports\"", "topics.sink = \"h-reports\": two topics of the house have this name: give each its own"),
+        (
+            "topics.sink = \"h-reports\"",
+            "topics.sink = \"h-reports\": topics.source is the same: each topic of a house needs a name of its own",
+        ),
         ("topics.sink = \"a b\"", "topics.sink = \"a b\": use 1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\""),
         ("source.state = \"state\"", "source.state = \"state\": write a JSON pointer to a field, such as \"/state\" or \"/data/state\""),
         ("http.max_lists = 5", "http.max_lists: no such setting: did you mean http.max_list?"),
         ("listen = \"127.0.0.1:1\"", "listen: no such setting: did you mean http.listen?"),
         ("sinks = 5", "sinks: no such setting: did you mean sink?"),
         ("wholly_unheard_of = 5", "wholly_unheard_of: no such setting: remove it"),
+        ("rules = []", "rules: no such setting: did you mean [[rule]]?"),
+        ("local.partitions = \"two\"", "local.partitions = \"two\": write a whole number without quotes, such as 1"),
+        ("local.partitions = 99999999999", "local.partitions = 99999999999: out of range: write a whole number without quotes, such as 1"),
+        ("http.max_list = \"many\"", "http.max_list = \"many\": write a whole number without quotes, such as 1000"),
+        ("kafka.create_topics = \"no\"", "kafka.create_topics = \"no\": write true or false, such as true"),
+        ("topics.sink = 5", "topics.sink = 5: write a text in quotes, such as \"my-house-changes\""),
+        ("http = 5", "http = 5: write settings in braces, or in a section of their own"),
+        ("log = \"kafak\"", "log = \"kafak\": did you mean \"kafka\"? write \"local\" or \"kafka\""),
+        ("sink.format = \"xml\"", "sink.format = \"xml\": write \"full\" or \"state\""),
     ] {
         assert_eq!(refused(text), message);
     }
     for (text, beginning) in [
-        ("http.listen = \"here\"", "http.listen = \"here\": "),
-        ("http.max_list = \"many\"", "http.max_list = \"many\": invalid type: string"),
-        ("log = \"kafak\"", "log = \"kafak\": unknown variant `kafak`, expected `local` or `kafka`"),
         ("source.max_future_skew = 5", "source.max_future_skew = 5: expected a duration with a unit"),
         ("source.max_future_skew = \"5\"", "source.max_future_skew = \"5\": "),
         ("source.agent = 5", "source.agent = 5: expected a JSON pointer"),
         ("kafka.properties.\"sasl.password\" = [\"hush\"]", "kafka.properties.sasl.password = ***: expected a string"),
         ("house = ", "not valid TOML: "),
-        ("[[rule]]", "rule[0] = {}: missing field `rule`"),
-        ("[[rule]]\nrule = \"latest\"\nmin_reports = -1", "rule[0].min_reports = -1: "),
     ] {
         assert!(refused(text).starts_with(beginning), "{}", refused(text));
     }
     assert!(Config::load("no/such/file.toml".as_ref()).expect_err("no file").to_string().starts_with("can't read no/such/file.toml"));
+}
+
+#[test]
+fn an_address_to_listen_on_is_proposed_where_none_is_given() {
+    for (typed, proposed) in [
+        ("\"localhost:8080\"", "\"127.0.0.1:8080\""),
+        ("\"localhost\"", "\"127.0.0.1:7717\""),
+        ("\"here:there\"", "\"127.0.0.1:7717\""),
+        ("\":8080\"", "\"127.0.0.1:8080\""),
+        ("8080", "\"127.0.0.1:8080\""),
+        ("\"8080\"", "\"127.0.0.1:8080\""),
+        ("\"*:8080\"", "\"0.0.0.0:8080\""),
+        ("\"10.0.0.1\"", "\"10.0.0.1:7717\""),
+        ("\"10.0.0.1:99999\"", "\"10.0.0.1:7717\""),
+        ("\"::1\"", "\"[::1]:7717\""),
+    ] {
+        let error = refused(&format!("http.listen = {typed}"));
+        let expected = format!("http.listen = {typed}: write an IP address and a port, such as {proposed} (names are not looked up; ");
+        assert!(error.starts_with(&expected), "{error}");
+        let port = parse(&format!("http.listen = {proposed}")).http.listen.port();
+        assert_ne!(port, 0, "what is proposed is taken");
+    }
+}
+
+#[test]
+fn a_rule_in_the_wrong_place_or_form_says_where_it_belongs() {
+    let two_brackets = "rules are a list: write [[rule]], with two brackets, and each setting of the rule in a line below it";
+    let below = "it is a setting of a rule: write it in a line below a [[rule]]";
+    for (text, message) in [
+        ("[rule]\nrule = \"majority\"", format!("rule = {{ rule = \"majority\" }}: {two_brackets}")),
+        ("rule = \"majority\"", format!("rule = \"majority\": {two_brackets}")),
+        ("rule = [\"majority\"]", format!("rule = [\"majority\"]: {two_brackets}")),
+        ("priority = [\"down\"]", format!("priority = [\"down\"]: {below}")),
+        ("min_reports = 2", format!("min_reports = 2: {below}")),
+        ("[http]\nprefix = \"net/\"", format!("http.prefix = \"net/\": {below}")),
+        (
+            "[[rule]]\nprefix = \"net/\"",
+            "rule[0].rule = (missing): say which rule it is: write rule = \"majority\" below the [[rule]]. \
+             Known: latest, majority, plurality, any, quorum, unanimous"
+                .to_owned(),
+        ),
+        (
+            "[[rule]]\nrule = \"latest\"\nmin_reports = -1",
+            "rule[0].min_reports = -1: out of range: write a whole number without quotes, such as 1".to_owned(),
+        ),
+        ("[[rule]]\nrule = \"latest\"\nprefix = 5", "rule[0].prefix = 5: write a text in quotes, such as \"\"".to_owned()),
+    ] {
+        assert_eq!(refused(text), message);
+    }
 }
 
 #[test]
@@ -144,7 +200,7 @@ fn the_environment_wins() {
         Config::parse_with("house = \"h\"\nhttp.max_list = 5", [("STATEHOUSE__HTTP__MAX_LIST".to_owned(), "6".to_owned())]).expect("valid");
     assert_eq!(both.http.max_list, 6);
     for (name, value, message) in [
-        ("STATEHOUSE__HTTP__MAX_LIST", "many", "http.max_list = \"many\": invalid type"),
+        ("STATEHOUSE__HTTP__MAX_LIST", "many", "http.max_list = \"many\": write a whole number"),
         (
             "STATEHOUSE__HTTP__MAX_LISTS",
             "5",
@@ -276,7 +332,24 @@ fn rules_that_cannot_be() {
             "rule = \"majorty\"",
             "rule[0].rule = \"majorty\": no such rule: did you mean \"majority\"? Known: latest, majority, plurality, any, quorum, unanimous",
         ),
-        ("rule = \"majority\"\nk = 2", "rule[0].k = 2: unknown field `k`"),
+        (
+            "rule = \"majority\"\nk = 2",
+            "rule[0].k = 2: the rule \"majority\" has no setting \"k\": it takes prefix, rule, weights, min_reports, of, on_none, on_empty, order",
+        ),
+        (
+            "rule = \"majority\"\nmin_report = 2",
+            "rule[0].min_report = 2: the rule \"majority\" has no setting \"min_report\": did you mean \"min_reports\"? it takes prefix, ",
+        ),
+        (
+            "rule = \"any\"\nprority = [\"x\"]",
+            "rule[0].prority = [\"x\"]: the rule \"any\" has no setting \"prority\": did you mean \"priority\"? it takes priority, otherwise, prefix, ",
+        ),
+        (
+            "rule = \"majority\"\nworkers = 2",
+            "rule[0].workers = 2: it is no setting of a rule: write it at the top of the file, above every [section] and [[rule]]",
+        ),
+        ("rule = \"any\"\npriority = \"x\"", "rule[0].priority = \"x\": write a list, such as [\"down\", \"degraded\"]"),
+        ("rule = \"quorum\"\nk = \"2\"", "rule[0].k = \"2\": write a whole number without quotes, such as 2"),
         ("rule = \"quorum\"", "rule[0] = quorum: set either k"),
         ("rule = \"quorum\"\nk = 1\nshare = \"5 %\"", "rule[0] = quorum: set either k"),
         ("rule = \"quorum\"\nk = 0", "rule[0].k = 0: set 1 to"),
@@ -285,7 +358,10 @@ fn rules_that_cannot_be() {
         ("rule = \"quorum\"\nshare = \"1.234 %\"", "rule[0].share = "),
         ("rule = \"quorum\"\nshare = \"+5 %\"", "rule[0].share = "),
         ("rule = \"quorum\"\nshare = 0.6", "rule[0].share = 0.6: "),
-        ("rule = \"any\"", "rule[0] = {}: missing field `priority`"),
+        (
+            "rule = \"any\"",
+            "rule[0].priority = (missing): the rule \"any\" needs it: write priority = [\"down\", \"degraded\"] below the [[rule]]",
+        ),
         ("rule = \"any\"\npriority = []", "rule[0].priority = []: name at least one state"),
         ("rule = \"any\"\npriority = [\"\"]", "rule[0] = \"\": a state has 1 to 1024 bytes"),
         ("rule = \"majority\"\nmin_reports = 0", "rule[0].min_reports = 0: set 1 to"),
@@ -348,7 +424,8 @@ fn rules_of_ones_own() {
 
     let refused = |text: &str| plan(text).expect_err(text).to_string();
     assert_eq!(refused("rule = \"veto\"\nstate = \"\""), "rule[0] = { state = \"\" }: name a state");
-    assert!(refused("rule = \"veto\"").starts_with("rule[0] = {}: missing field `state`"));
-    assert!(refused("rule = \"veto\"\nstate = \"x\"\nk = 5").starts_with("rule[0].k = 5: unknown field `k`"));
+    assert_eq!(refused("rule = \"veto\""), "rule[0].state = (missing): the rule \"veto\" needs it: set it below the [[rule]]");
+    let unknown = "rule[0].stat = \"x\": the rule \"veto\" has no setting \"stat\": did you mean \"state\"? it takes state, prefix, rule, ";
+    assert!(refused("rule = \"veto\"\nstate = \"x\"\nstat = \"x\"").starts_with(unknown));
     assert!(refused("rule = \"vetto\"").contains("did you mean \"veto\"?"));
 }

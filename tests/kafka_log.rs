@@ -489,7 +489,7 @@ fn the_start_verifies_topics() {
     let mut mixed = house.config();
     mixed.topics.checkpoint = Some(house.topic("rejects"));
     let Err(error) = kafka::open(&mixed) else { panic!("refused") };
-    assert!(error.to_string().contains("they must differ"), "{error}");
+    assert!(error.to_string().contains("each topic of a house needs a name of its own"), "{error}");
     let other = House::new();
     drop(other.open());
     mixed.topics.checkpoint = Some(other.topic("rejects"));

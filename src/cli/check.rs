@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use clap::Args;
 
 use super::ConfigArgs;
-use crate::{config::LogKind, decode::Decoder, log::kafka, registry::Registry};
+use crate::{config::LogKind, log::kafka, registry::Registry};
 
 /// How long `--connect` waits for brokers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,7 +23,9 @@ impl CheckConfig {
     pub(super) fn run(&self, registry: &Registry) -> Result<(), Box<dyn Error>> {
         let config = self.config.load()?;
         config.plan(registry)?;
-        Decoder::new(&config.source)?;
+        if config.log == LogKind::Kafka {
+            kafka::check_settings(&config)?;
+        }
         print!("{}", config.describe());
         if self.connect && config.log == LogKind::Kafka {
             for warning in kafka::check(&config, PATIENCE)? {

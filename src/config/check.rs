@@ -1,12 +1,9 @@
 //! The ranges of settings, with their units, and what must hold between them.
 
-use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration};
 
-use super::{Config, ConfigError, LogKind};
-use crate::{
-    chunk::PIECE_BYTES_MAX,
-    decode::{Decoder, STATE_BYTES_MAX},
-};
+use super::{AgentFrom, Config, ConfigError, LogKind, STATE_BYTES_MAX, SourceConfig, SourceFormat};
+use crate::chunk::PIECE_BYTES_MAX;
 
 /// More threads than this help nobody.
 pub(super) const WORKERS_MAX: usize = 256;
@@ -27,7 +24,7 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         name("house", &self.house, HOUSE_BYTES_MAX)?;
         within("workers", self.worker_count(), 1..=WORKERS_MAX, "threads")?;
-        self.check_source()?;
+        self.source.check()?;
         self.check_topics()?;
         self.check_kafka()?;
         within("commit.min_interval_ms", self.commit.min_interval_ms, 1..=10_000, "milliseconds")?;
@@ -38,33 +35,15 @@ impl Config {
         self.check_http()
     }
 
-    fn check_source(&self) -> Result<(), ConfigError> {
-        let source = &self.source;
-        within("source.max_key_bytes", source.max_key_bytes, 1..=KEY_BYTES_MAX, "bytes")?;
-        within("source.max_value_bytes", source.max_value_bytes, 16..=16 << 20, "bytes")?;
-        within("source.max_agent_bytes", source.max_agent_bytes, 1..=AGENT_BYTES_MAX, "bytes")?;
-        let skew = source.max_future_skew;
-        if !(Duration::from_secs(1)..=Duration::from_secs(366 * 86_400)).contains(&skew) {
-            let shown = humantime::format_duration(skew);
-            return Err(ConfigError::setting("source.max_future_skew", &shown, "set a duration from \"1s\" to \"366days\""));
-        }
-        Decoder::new(source).map(drop)
-    }
-
     fn check_topics(&self) -> Result<(), ConfigError> {
         let topics = self.topics();
-        let roles = [
-            ("topics.source", &topics.source),
-            ("topics.sink", &topics.sink),
-            ("topics.checkpoint", &topics.checkpoint),
-            ("topics.rejects", &topics.rejects),
-            ("topics.instances", &topics.instances),
-        ];
-        let mut seen = BTreeSet::new();
-        for (setting, topic) in roles {
-            name(setting, topic, TOPIC_BYTES_MAX)?;
-            if !seen.insert(topic) {
-                return Err(ConfigError::setting(setting, &quoted(topic), "two topics of the house have this name: give each its own"));
+        let mut seen = BTreeMap::new();
+        for (role, topic) in topics.all() {
+            let setting = format!("topics.{role}");
+            name(&setting, topic, TOPIC_BYTES_MAX)?;
+            if let Some(other) = seen.insert(topic, role) {
+                let fix = format!("topics.{other} is the same: each topic of a house needs a name of its own");
+                return Err(ConfigError::setting(setting, &quoted(topic), fix));
             }
         }
         Ok(())
@@ -99,6 +78,57 @@ impl Config {
         within("http.max_list", http.max_list, 1..=100_000, "objects")?;
         within("http.queue_questions", http.queue_questions, 1..=1_000_000, "questions")
     }
+}
+
+impl SourceConfig {
+    /// Checks what a decoder hangs on: limits, where fields are, where the agent is.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        within("source.max_key_bytes", self.max_key_bytes, 1..=KEY_BYTES_MAX, "bytes")?;
+        within("source.max_value_bytes", self.max_value_bytes, 16..=16 << 20, "bytes")?;
+        within("source.max_agent_bytes", self.max_agent_bytes, 1..=AGENT_BYTES_MAX, "bytes")?;
+        let skew = self.max_future_skew;
+        if !(Duration::from_secs(1)..=Duration::from_secs(366 * 86_400)).contains(&skew) {
+            let shown = humantime::format_duration(skew);
+            return Err(ConfigError::setting("source.max_future_skew", &shown, "set a duration from \"1s\" to \"366days\""));
+        }
+        self.check_agent()?;
+        if self.state.is_empty() {
+            return Err(ConfigError::setting("source.state", &"\"\"", "write a JSON pointer to the state, such as \"/state\""));
+        }
+        let all = [("state", &self.state), ("ts", &self.ts), ("ttl", &self.ttl), ("type", &self.r#type), ("for", &self.r#for)];
+        all.into_iter().try_for_each(|(field, text)| pointer(&format!("source.{field}"), text))
+    }
+
+    fn check_agent(&self) -> Result<(), ConfigError> {
+        let (setting, value, fix) = match &self.agent {
+            AgentFrom::Pointer(text) if self.format == SourceFormat::Text => {
+                ("source.agent", text, "a text has no agent in it: set { header = \"name\" } or { fixed = \"name\" }".to_owned())
+            }
+            AgentFrom::Pointer(text) if text.is_empty() => {
+                ("source.agent", text, "write a JSON pointer to the agent, such as \"/agent\"".to_owned())
+            }
+            AgentFrom::Pointer(text) => return pointer("source.agent", text),
+            AgentFrom::Header { header } if header.is_empty() => {
+                ("source.agent.header", header, "name the header that holds the agent".to_owned())
+            }
+            AgentFrom::Fixed { fixed } if !(1..=self.max_agent_bytes).contains(&fixed.len()) => {
+                ("source.agent.fixed", fixed, format!("name an agent of 1 to {} bytes", self.max_agent_bytes))
+            }
+            AgentFrom::Header { .. } | AgentFrom::Fixed { .. } => return Ok(()),
+        };
+        Err(ConfigError::setting(setting, &quoted(value), fix))
+    }
+}
+
+/// Checks a JSON pointer (RFC 6901); an empty one is not read.
+fn pointer(setting: &str, text: &str) -> Result<(), ConfigError> {
+    let fix = match text.strip_prefix('/') {
+        None if text.is_empty() => return Ok(()),
+        None => "write a JSON pointer to a field, such as \"/state\" or \"/data/state\"",
+        Some(rest) if rest.replace("~0", "").replace("~1", "").contains('~') => "in a JSON pointer write ~0 for ~ and ~1 for /",
+        Some(_) => return Ok(()),
+    };
+    Err(ConfigError::setting(setting, &quoted(text), fix))
 }
 
 fn within<T: Copy + PartialOrd + Display>(setting: &str, value: T, range: RangeInclusive<T>, unit: &str) -> Result<(), ConfigError> {

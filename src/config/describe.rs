@@ -91,7 +91,7 @@ impl Config {
 
 impl RuleConfig {
     /// The rule of a house without any.
-    fn majority() -> Self {
+    pub(super) fn majority() -> Self {
         let mut rule = Self {
             prefix: String::new(),
             rule: "majority".into(),

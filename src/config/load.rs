@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, Origin, rules};
+use super::{Config, ConfigError, Origin, RuleConfig, rules, wording};
 
 /// Variables of the environment that begin with it are settings.
 const PREFIX: &str = "STATEHOUSE__";
@@ -47,19 +47,21 @@ impl Config {
             }
         }
         flatten_properties(&mut table);
+        rules::check_shape(&table)?;
         refuse_unknown(&table, &schema, "", &origins)?;
         rules::set_own_settings_apart(&mut table);
         if !table.contains_key("house") {
-            return Err(ConfigError::setting("house", &"(missing)", "name the house: house = \"my-house\""));
+            return Err(ConfigError::setting("house", &rules::MISSING, "name the house: house = \"my-house\""));
         }
-        let config = Self { origins, ..typed("", &Value::Table(table))? };
+        let config = Self { origins, ..typed("", &Value::Table(table), &Value::Table(schema))? };
         config.check()?;
         Ok(config)
     }
 
     /// Every setting there is, with some value of its type.
-    fn schema() -> Table {
-        let mut sample = Self::of("house");
+    pub(super) fn schema() -> Table {
+        let mut sample = Self::of("my-house");
+        sample.rules.push(RuleConfig::majority());
         let topics = sample.topics();
         sample.workers = Some(1);
         sample.topics.source = Some(topics.source);
@@ -78,8 +80,8 @@ fn lossy(text: &OsStr) -> String {
     text.to_string_lossy().into_owned()
 }
 
-/// Gives `value` the type of settings `T` that stand under `prefix`.
-pub(crate) fn typed<T: DeserializeOwned>(prefix: &str, value: &Value) -> Result<T, ConfigError> {
+/// Gives `value` the type of settings `T` that stand under `prefix`. `sample` has values that they could have.
+pub(super) fn typed<T: DeserializeOwned>(prefix: &str, value: &Value, sample: &Value) -> Result<T, ConfigError> {
     serde_path_to_error::deserialize(value.clone()).map_err(|e| {
         let path = e.path().to_string();
         let setting = match (prefix, path.as_str()) {
@@ -89,7 +91,8 @@ pub(crate) fn typed<T: DeserializeOwned>(prefix: &str, value: &Value) -> Result<
         };
         let found = if setting.starts_with("kafka.properties") { None } else { lookup(value, e.path().iter()) };
         let shown = found.map_or_else(|| "***".to_owned(), Value::to_string);
-        ConfigError::setting(setting, &shown, e.inner().message())
+        let problem = wording::problem(e.inner().message(), found, lookup(sample, e.path().iter()));
+        ConfigError::setting(setting, &shown, problem)
     })
 }
 
@@ -98,7 +101,8 @@ fn lookup<'a>(value: &'a Value, path: impl Iterator<Item = &'a Segment>) -> Opti
     for segment in path {
         found = match segment {
             Segment::Map { key } => found.get(key)?,
-            Segment::Seq { index } => found.get(index)?,
+            // A sample of a list has one item.
+            Segment::Seq { index } => found.get(index).or_else(|| found.get(0))?,
             _ => return None,
         };
     }
@@ -183,12 +187,17 @@ fn refuse_unknown(table: &Table, schema: &Table, prefix: &str, origins: &BTreeMa
     for (key, value) in table {
         let setting = dotted(prefix, key);
         match (schema.get(key), value) {
-            (None, _) => {
+            (None, value) => {
                 let variable = match origins.get(&setting) {
                     Some(Origin::Environment(name)) => Some(name.clone()),
                     _ => None,
                 };
-                return Err(ConfigError::Unknown { suggestion: nearest(&setting, &names(&Config::schema(), "")), setting, variable });
+                if rules::is_setting(key) {
+                    return Err(ConfigError::setting(setting, value, "it is a setting of a rule: write it in a line below a [[rule]]"));
+                }
+                let meant = nearest(&setting, &names(&Config::schema(), ""));
+                let suggestion = meant.map(|name| if name == "rule" { "[[rule]]".to_owned() } else { name });
+                return Err(ConfigError::Unknown { suggestion, setting, variable });
             }
             (Some(Value::Table(known)), Value::Table(inner)) if !is_leaf(&setting) => refuse_unknown(inner, known, &setting, origins)?,
             _ => {}
@@ -209,11 +218,11 @@ fn names(table: &Table, prefix: &str) -> Vec<String> {
     all
 }
 
-/// The known name that was probably meant: the same one in another section, else one with few letters changed.
+/// The known name that was probably meant: the same one in another section, else one with few of its letters changed.
 pub(super) fn nearest(typed: &str, known: &[String]) -> Option<String> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let far = |name: &&String| strsim::damerau_levenshtein(name, typed);
     let in_another_section = known.iter().filter(|name| last(name) == last(typed)).min_by_key(far);
-    let misspelt = || known.iter().min_by_key(far).filter(|name| far(name) <= 3);
+    let misspelt = || known.iter().min_by_key(far).filter(|name| far(name) <= 3.min(typed.chars().count() / 2));
     in_another_section.or_else(misspelt).cloned()
 }

@@ -3,18 +3,23 @@
 //! The settings that every rule takes are typed here; all others belong to the rule named and are handed to it, so that rules of one's
 //! own ([`Registry`]) take their settings from the same table as built-in ones.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use statehouse_dataflows::plan::{Of, OnEmpty, OnNone, Order, Plan, Quorum, Rule, RuleSet, WEIGHT_MAX};
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, load};
-use crate::{
-    decode::STATE_BYTES_MAX,
-    registry::{BUILT_IN, Registry},
+use super::{
+    Config, ConfigError, STATE_BYTES_MAX, load,
+    wording::{Complaint, did_you_mean},
 };
+use crate::registry::{BUILT_IN, Registry};
 
 /// The settings that every rule takes, beside its own.
-const COMMON: [&str; 9] = ["prefix", "rule", "weights", "min_reports", "of", "on_none", "on_empty", "order", "settings"];
+const COMMON: [&str; 8] = ["prefix", "rule", "weights", "min_reports", "of", "on_none", "on_empty", "order"];
+/// Where the rule's own stand once they are set apart.
+const APART: &str = "settings";
+/// The own settings of built-in rules, with some value.
+const ANY_SAMPLE: &str = "priority = [\"down\", \"degraded\"]\notherwise = \"up\"";
+const QUORUM_SAMPLE: &str = "k = 2\nshare = \"60 %\"";
 
 /// One `[[rule]]`, as typed.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -61,13 +66,35 @@ struct QuorumSettings {
     share: Option<Value>,
 }
 
+/// Refuses rules that are no list of tables with a rule's name in each.
+pub(super) fn check_shape(table: &Table) -> Result<(), ConfigError> {
+    let Some(rules) = table.get("rule") else { return Ok(()) };
+    let Some(list) = rules.as_array().filter(|rules| rules.iter().all(Value::is_table)) else {
+        let fix = "rules are a list: write [[rule]], with two brackets, and each setting of the rule in a line below it";
+        return Err(ConfigError::setting("rule", rules, fix));
+    };
+    match list.iter().position(|rule| rule.get("rule").is_none()) {
+        Some(nth) => {
+            let fix = format!("say which rule it is: write rule = \"majority\" below the [[rule]]. Known: {}", BUILT_IN.join(", "));
+            Err(ConfigError::setting(format!("rule[{nth}].rule"), &MISSING, fix))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether a built-in rule or every rule has a setting of this name.
+pub(super) fn is_setting(name: &str) -> bool {
+    COMMON.contains(&name) || [ANY_SAMPLE, QUORUM_SAMPLE].iter().any(|sample| table_of(sample).contains_key(name))
+}
+
 /// Moves what is a rule's own into `settings`.
 pub(super) fn set_own_settings_apart(table: &mut Table) {
     for rule in table.get_mut("rule").and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_table_mut) {
-        let (common, own): (Table, Table) = std::mem::take(rule).into_iter().partition(|(key, _)| COMMON.contains(&key.as_str()));
+        let (common, own): (Table, Table) =
+            std::mem::take(rule).into_iter().partition(|(key, _)| key == APART || COMMON.contains(&key.as_str()));
         *rule = common;
         if !own.is_empty() {
-            let settings = rule.entry("settings").or_insert_with(|| Value::Table(Table::new()));
+            let settings = rule.entry(APART).or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(settings) = settings {
                 settings.extend(own);
             }
@@ -115,18 +142,49 @@ impl RuleConfig {
     }
 
     fn built_rule(&self, place: &str, registry: &Registry) -> Result<Rule, ConfigError> {
-        let settings = || Value::Table(self.settings.clone());
-        let plain = |rule: Rule| load::typed(place, &settings()).map(|NoSettings {}| rule);
-        match self.rule.as_str() {
+        let named = self.rule.as_str();
+        let plain = |rule: Rule| own_settings((place, named), &self.settings, "").map(|NoSettings {}| rule);
+        match named {
             "latest" => plain(Rule::Latest),
             "majority" => plain(Rule::Majority),
             "plurality" => plain(Rule::Plurality),
             "unanimous" => plain(Rule::Unanimous),
-            "any" => any_from(place, load::typed(place, &settings())?),
-            "quorum" => quorum_from(place, &load::typed(place, &settings())?),
+            "any" => any_from(place, own_settings((place, named), &self.settings, ANY_SAMPLE)?),
+            "quorum" => quorum_from(place, &own_settings((place, named), &self.settings, QUORUM_SAMPLE)?),
             name => registry.build(name, place, self.settings.clone()).unwrap_or_else(|| Err(no_such_rule(place, name, registry))),
         }
     }
+}
+
+/// Gives the own settings of the rule of this name, at this place, their type. `sample`: values that they could have, as TOML, if known.
+pub(crate) fn own_settings<T: DeserializeOwned>((place, rule): (&str, &str), settings: &Table, sample: &str) -> Result<T, ConfigError> {
+    let sample = table_of(sample);
+    load::typed(place, &Value::Table(settings.clone()), &Value::Table(sample.clone())).map_err(|error| {
+        let ConfigError::Setting { setting, value, problem } = &error else { return error };
+        match Complaint::of(problem) {
+            Complaint::UnknownField(name, own) => ConfigError::setting(setting, value, no_such_setting(rule, name, &own)),
+            Complaint::MissingField(name) => {
+                let fix = sample.get(name).map_or_else(|| "set it".to_owned(), |value| format!("write {name} = {value}"));
+                ConfigError::setting(format!("{place}.{name}"), &MISSING, format!("the rule {rule:?} needs it: {fix} below the [[rule]]"))
+            }
+            _ => error,
+        }
+    })
+}
+
+/// What stands for a value that is not there.
+pub(super) const MISSING: &str = "(missing)";
+
+fn no_such_setting(rule: &str, typed: &str, own: &[&str]) -> String {
+    if Config::schema().get(typed).is_some_and(|known| !known.is_table() && !known.is_array()) {
+        return "it is no setting of a rule: write it at the top of the file, above every [section] and [[rule]]".to_owned();
+    }
+    let known: Vec<String> = own.iter().chain(&COMMON).map(|name| (*name).to_owned()).collect();
+    format!("the rule {rule:?} has no setting {typed:?}: {}it takes {}", did_you_mean(typed, &known), known.join(", "))
+}
+
+fn table_of(sample: &str) -> Table {
+    sample.parse().expect("samples are valid TOML")
 }
 
 fn any_from(place: &str, any: AnySettings) -> Result<Rule, ConfigError> {
@@ -215,6 +273,6 @@ fn not_one_of(setting: &str, value: &str, choices: &str) -> ConfigError {
 
 fn no_such_rule(place: &str, name: &str, registry: &Registry) -> ConfigError {
     let known: Vec<String> = BUILT_IN.into_iter().chain(registry.names()).map(str::to_owned).collect();
-    let meant = load::nearest(name, &known).map_or_else(String::new, |name| format!("did you mean {name:?}? "));
+    let meant = did_you_mean(name, &known);
     ConfigError::setting(format!("{place}.rule"), &Value::from(name), format!("no such rule: {meant}Known: {}", known.join(", ")))
 }

@@ -1,6 +1,12 @@
 //! The sections of `statehouse.toml` with their defaults, as typed. [`super::check`] holds their ranges.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -29,7 +35,7 @@ pub struct SourceConfig {
     pub state: String,
     /// JSON pointer of the report's own time in milliseconds; empty: not read, the record's timestamp counts.
     pub ts: String,
-    /// JSON pointer of how long the report is good for (`"30s"`, or milliseconds); empty: not read.
+    /// JSON pointer of how long the report is good for (`"30s"`, or milliseconds); empty: not read. Kept and shown, not obeyed yet.
     pub ttl: String,
     /// JSON pointer of the record's type (`"override"`); empty: not read, every record is a report.
     pub r#type: String,
@@ -270,6 +276,7 @@ impl Default for LocalConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// Where it listens. Everyone who reaches it may read and write.
+    #[serde(deserialize_with = "listen")]
     pub listen: SocketAddr,
     /// Connections at a time; further ones wait.
     pub max_connections: usize,
@@ -300,6 +307,27 @@ impl Default for HttpConfig {
             queue_questions: 1_024,
         }
     }
+}
+
+/// Reads an address to listen on. Names are not looked up: there is no authentication, so where it listens must be just what it says,
+/// and a name may stand for several addresses, and for others tomorrow.
+///
+/// # Errors
+/// When, and only when, it is no IP address with a port: says what to write instead.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let usual = HttpConfig::default().listen;
+        let (host, port) = if text.parse::<IpAddr>().is_ok() { (text, "") } else { text.rsplit_once(':').unwrap_or((text, text)) };
+        let host = if host == "*" { "0.0.0.0" } else { host };
+        let meant = SocketAddr::new(host.parse().unwrap_or(usual.ip()), port.parse().unwrap_or(usual.port())).to_string();
+        format!("write an IP address and a port, such as {meant:?} (names are not looked up; 0.0.0.0 is every address of the machine)")
+    })
+}
+
+fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let value = toml::Value::deserialize(deserializer)?;
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    listen_address(&text).map_err(D::Error::custom)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

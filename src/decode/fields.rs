@@ -9,7 +9,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 use serde_json::value::RawValue;
 
 use super::{Reason, Reject};
-use crate::config::{ConfigError, SourceConfig};
+use crate::config::{AgentFrom, SourceConfig};
 
 /// The fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +41,10 @@ impl<'a> Raws<'a> {
 }
 
 impl Mapping {
-    /// The mapping as configured; `agent` is a pointer, or empty where the agent is elsewhere.
-    pub(super) fn new(config: &SourceConfig, agent: &str) -> Result<Self, ConfigError> {
-        let agent_elsewhere = !matches!(config.agent, crate::config::AgentFrom::Pointer(_));
-        Ok(Self {
-            paths: [
-                path("source.agent", agent, agent_elsewhere)?,
-                path("source.state", &config.state, false)?,
-                path("source.ts", &config.ts, true)?,
-                path("source.ttl", &config.ttl, true)?,
-                path("source.type", &config.r#type, true)?,
-                path("source.for", &config.r#for, true)?,
-            ],
-        })
+    /// The mapping of a configuration that was checked.
+    pub(super) fn new(config: &SourceConfig) -> Self {
+        let agent = if let AgentFrom::Pointer(pointer) = &config.agent { pointer } else { "" };
+        Self { paths: [agent, &config.state, &config.ts, &config.ttl, &config.r#type, &config.r#for].map(path) }
     }
 
     /// Finds the fields in `text`.
@@ -81,15 +72,10 @@ impl Mapping {
     }
 }
 
-/// Takes an RFC 6901 pointer apart.
-fn path(setting: &str, pointer: &str, optional: bool) -> Result<Vec<String>, ConfigError> {
-    let refuse = |fix: &str| Err(ConfigError::setting(setting, &toml::Value::from(pointer), fix));
-    match pointer.strip_prefix('/') {
-        None if pointer.is_empty() && optional => Ok(Vec::new()),
-        None => refuse("write a JSON pointer to a field, such as \"/state\" or \"/data/state\""),
-        Some(rest) if rest.replace("~0", "").replace("~1", "").contains('~') => refuse("in a JSON pointer write ~0 for ~ and ~1 for /"),
-        Some(rest) => Ok(rest.split('/').map(|name| name.replace("~1", "/").replace("~0", "~")).collect()),
-    }
+/// Takes an RFC 6901 pointer apart; an empty one is not read.
+fn path(pointer: &str) -> Vec<String> {
+    let rest = pointer.strip_prefix('/');
+    rest.map_or_else(Vec::new, |rest| rest.split('/').map(|name| name.replace("~1", "/").replace("~0", "~")).collect())
 }
 
 /// The member of this name, or of this place, in a text that is valid JSON.

@@ -68,7 +68,7 @@ reasons! {
     NotJson = "not_json",
     /// No state, or an empty one.
     NoState = "no_state",
-    /// The state is longer than [`super::STATE_BYTES_MAX`].
+    /// The state is longer than [`crate::config::STATE_BYTES_MAX`].
     StateTooLarge = "state_too_large",
     /// No agent, or an empty one.
     NoAgent = "no_agent",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use statehouse_dataflows::vocabulary::{TICK_MS, due_at};
 
 use super::*;
 
@@ -140,6 +141,29 @@ fn durations() {
             (r#"{"agent":"a","state":"x","ttl":{}}"#, "bad_ttl"),
         ],
     );
+}
+
+/// Whoever can write to the source can ask for any duration: none of them makes a due time overflow, or lie in the past.
+#[test]
+fn forged_durations_are_bounded() {
+    let longest = format!("pin y {DURATION_MS_MAX}");
+    let forged = ["9223372036854775807", "99999999999999999999999", "1e18", "1e999", "\"292277026596years\"", "\"18446744073709551615s\""];
+    for text in forged {
+        for canonical in [false, true] {
+            let mut record = sample(format!(r#"{{"type":"override","state":"y","for":{text}}}"#).as_bytes());
+            record.record.canonical = canonical;
+            assert_eq!(record.by(&SourceConfig::default()), longest, "of {text}");
+        }
+    }
+    for text in ["-9223372036854775808", "-1e999", "\"99999999999999999999years\"", "\"-1s\""] {
+        let record = sample(format!(r#"{{"type":"override","state":"y","for":{text}}}"#).as_bytes());
+        assert_eq!(record.by(&SourceConfig::default()), "bad_for", "of {text}");
+    }
+    let year_9999_ms = 253_402_300_799_999;
+    for clock_ms in [0, year_9999_ms, Millis::MAX - DURATION_MS_MAX] {
+        let due_ms = due_at(clock_ms, DURATION_MS_MAX);
+        assert!(due_ms > clock_ms && due_ms - clock_ms <= DURATION_MS_MAX + TICK_MS, "{clock_ms} → {due_ms}");
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) fn state<'a>(raw: &'a str, buffer: &'a mut String) -> Result<&'a str,
 /// The agent: a string, or a number as written. May be empty or too long.
 pub(super) fn agent<'a>(raw: Option<&'a str>, buffer: &'a mut String) -> Result<&'a str, Reject> {
     match raw {
-        None | Some("null") => Err(Reject::new(Reason::NoAgent, "there is no agent")),
+        None | Some("null") => Err(Reject::new(Reason::NoAgent, "there is no agent: name who reports")),
         Some(raw) if raw.starts_with(['{', '[', 't', 'f']) => {
             Err(Reject::new(Reason::BadAgent, "the agent is neither a string nor a number"))
         }

@@ -96,6 +96,14 @@ pub fn open_while(config: &Config, keep_trying: &dyn Fn() -> bool) -> Result<Log
     })
 }
 
+/// Looks whether every client can be made as configured, without connecting to anybody: secrets are read, properties tried.
+///
+/// # Errors
+/// As [`open`], as far as that is known without brokers.
+pub fn check_settings(config: &Config) -> Result<(), LogError> {
+    Settings::new(config)?.try_out()
+}
+
 /// Looks whether [`open`] would succeed, without changing anything. Waits at most `patience` for the brokers. Returns warnings.
 ///
 /// # Errors

@@ -8,12 +8,15 @@ use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
 use rdkafka::{
     ClientContext,
     config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel},
+    consumer::BaseConsumer,
     error::KafkaError,
+    producer::BaseProducer,
 };
 use uuid::Uuid;
 
+use super::context::{Deliveries, Voice};
 use crate::{
-    config::{AgentFrom, Config, Partitioner, PropertyValue},
+    config::{AgentFrom, Config, Partitioner, PropertyValue, Topics},
     log::LogError,
 };
 
@@ -110,39 +113,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("request.required.acks", "exactly-once hangs on it"),
 ];
 
-/// The house's topics.
-#[derive(Clone, Debug)]
-pub(super) struct Topics {
-    pub(super) source: String,
-    pub(super) sink: String,
-    pub(super) checkpoint: String,
-    pub(super) rejects: String,
-    pub(super) instances: String,
-}
-
-impl Topics {
-    /// By role.
-    pub(super) fn all(&self) -> [(&'static str, &str); 5] {
-        [
-            ("source", &self.source),
-            ("sink", &self.sink),
-            ("checkpoint", &self.checkpoint),
-            ("rejects", &self.rejects),
-            ("instances", &self.instances),
-        ]
-    }
-
-    fn must_differ(&self) -> Result<(), LogError> {
-        let mut seen = BTreeMap::new();
-        for (role, name) in self.all() {
-            if let Some(other) = seen.insert(name, role) {
-                return Err(LogError::Setting(format!("topics.{other} and topics.{role} are both \"{name}\": they must differ")));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// What was configured, secrets read, for the life of the process. Has no `Debug`: it holds secrets.
 pub(super) struct Settings {
     pub(super) house: String,
@@ -166,25 +136,12 @@ impl Settings {
     /// # Errors
     /// When a setting is out of range, a property is refused, or a secret can't be read.
     pub(super) fn new(config: &Config) -> Result<Self, LogError> {
+        config.check().map_err(|error| LogError::Setting(error.to_string()))?;
         let kafka = &config.kafka;
-        at_least("kafka.session_timeout_ms", kafka.session_timeout_ms, 1_000)?;
-        at_least("kafka.transaction_timeout_ms", kafka.transaction_timeout_ms, 1_000)?;
-        if kafka.partitions < 1 {
-            return Err(LogError::Setting(format!("kafka.partitions = {}: must be at least 1", kafka.partitions)));
-        }
-        let named = |given: &Option<String>, what: &str| given.clone().unwrap_or_else(|| format!("{}-{what}", config.house));
         let instance = format!("{}-{}", config.house, Uuid::new_v4());
-        let topics = Topics {
-            source: named(&config.topics.source, "reports"),
-            sink: named(&config.topics.sink, "changes"),
-            checkpoint: named(&config.topics.checkpoint, "checkpoint"),
-            rejects: named(&config.topics.rejects, "rejects"),
-            instances: named(&config.topics.instances, "instances"),
-        };
-        topics.must_differ()?;
         Ok(Self {
             house: config.house.clone(),
-            topics,
+            topics: config.topics(),
             transactional_id: instance.clone(),
             instance,
             session_timeout: Duration::from_millis(kafka.session_timeout_ms.into()),
@@ -257,6 +214,24 @@ impl Settings {
         self.passed_through(client)
     }
 
+    /// Makes each client and drops it: whatever the client refuses shows. Without brokers' addresses, so nobody is connected to.
+    ///
+    /// # Errors
+    /// As [`make`]'s.
+    pub(super) fn try_out(&self) -> Result<(), LogError> {
+        let alone = |mut client: ClientConfig| {
+            client.remove("bootstrap.servers");
+            client
+        };
+        for client in [self.member(), self.reader(Isolation::Committed), self.reader(Isolation::Uncommitted)] {
+            drop(make::<_, BaseConsumer<Voice>>(&alone(client), Voice::default())?);
+        }
+        for client in [self.transactional(&self.transactional_id), self.idempotent(), self.admin()] {
+            drop(make::<_, BaseProducer<Deliveries>>(&alone(client), Deliveries::default())?);
+        }
+        Ok(())
+    }
+
     fn client(&self, tables: &[&[(&str, &str)]]) -> ClientConfig {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.brokers);
@@ -313,13 +288,6 @@ pub(super) fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(config: &
     })
 }
 
-fn at_least(name: &str, value: u32, least: u32) -> Result<(), LogError> {
-    if value >= least {
-        return Ok(());
-    }
-    Err(LogError::Setting(format!("{name} = {value}: must be at least {least}")))
-}
-
 fn resolve(properties: &BTreeMap<String, PropertyValue>) -> Result<BTreeMap<String, String>, LogError> {
     properties
         .iter()
@@ -354,10 +322,9 @@ fn secret_file(name: &str, file: &Path) -> Result<String, LogError> {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::{consumer::BaseConsumer, producer::BaseProducer};
+    use std::{io::ErrorKind, net::TcpListener};
 
     use super::*;
-    use crate::log::kafka::context::{Deliveries, Voice};
 
     fn config(properties: &str) -> Config {
         toml::from_str(&format!("house = 'test'\nrule = []\n[kafka.properties]\n{properties}")).expect("a configuration")
@@ -370,12 +337,21 @@ mod tests {
     #[test]
     fn every_client_takes_its_options() {
         let settings = Settings::new(&config("'socket.nagle.disable' = true\n'statistics.interval.ms' = 0")).expect("settings");
-        for client in [settings.member(), settings.reader(Isolation::Committed), settings.reader(Isolation::Uncommitted)] {
-            make::<_, BaseConsumer<Voice>>(&client, Voice::default()).expect("a consumer");
-        }
-        for client in [settings.transactional("x"), settings.idempotent(), settings.admin()] {
-            make::<_, BaseProducer<Deliveries>>(&client, Deliveries::default()).expect("a producer");
-        }
+        settings.try_out().expect("clients");
+    }
+
+    #[test]
+    fn trying_out_connects_to_nobody() {
+        let broker = TcpListener::bind("127.0.0.1:0").expect("a port");
+        broker.set_nonblocking(true).expect("an answer at once");
+        let mut config = config("");
+        config.kafka.brokers = broker.local_addr().expect("it is bound").to_string();
+        let settings = Settings::new(&config).expect("settings");
+        settings.try_out().expect("clients");
+        assert_eq!(broker.accept().expect_err("nobody came").kind(), ErrorKind::WouldBlock);
+        let _client: BaseProducer<Deliveries> = make(&settings.idempotent(), Deliveries::default()).expect("a client");
+        broker.set_nonblocking(false).expect("it waits");
+        broker.accept().expect("a client that is meant to connect does so at once");
     }
 
     #[test]
@@ -401,8 +377,10 @@ mod tests {
 
     #[test]
     fn a_refused_value_is_named_but_not_shown() {
-        let settings = Settings::new(&config("'security.protocol' = 'sesame'")).expect("settings");
-        let error = make::<_, BaseProducer<Deliveries>>(&settings.admin(), Deliveries::default()).err().expect("refused").to_string();
+        let refused = |properties| Settings::new(&config(properties)).expect("settings").try_out().expect_err("refused").to_string();
+        let error = refused("'security.protocol' = 'sesame'");
         assert!(error.contains("security.protocol") && !error.contains("sesame"), "{error}");
+        let error = refused("'sokcet.timeout.ms' = 5");
+        assert!(error.starts_with("kafka.properties: \"sokcet.timeout.ms\" was refused: No such configuration property"), "{error}");
     }
 }

@@ -188,6 +188,23 @@ fn absent(missing: &[&Wanted<'_>]) -> LogError {
     LogError::Setting(format!("topics are missing and kafka.create_topics = false; create them or allow it:{}", list.collect::<String>()))
 }
 
+/// Why a topic was not, or not surely, created.
+fn not_created(name: &str, code: RDKafkaErrorCode, replication_factor: i32) -> LogError {
+    match code {
+        RDKafkaErrorCode::InvalidReplicationFactor => LogError::Setting(format!(
+            "topic {name} can't be created with kafka.replication_factor = {replication_factor}: there are not that many brokers; lower it"
+        )),
+        RDKafkaErrorCode::RequestTimedOut
+        | RDKafkaErrorCode::OperationTimedOut
+        | RDKafkaErrorCode::BrokerTransportFailure
+        | RDKafkaErrorCode::NetworkException
+        | RDKafkaErrorCode::NotController => LogError::Unavailable(format!(
+            "topic {name} may or may not have been created: the brokers did not answer in time ({code}); start again, or create it by hand"
+        )),
+        code => LogError::Setting(format!("topic {name} can't be created: {code}; create it by hand")),
+    }
+}
+
 /// The admin client and what its futures run on.
 struct Admin {
     client: Option<AdminClient<Voice>>,
@@ -218,13 +235,7 @@ impl Admin {
                 Ok(name) => tracing::info!(topic = name, "created"),
                 // Another instance starts at the same time.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((name, RDKafkaErrorCode::InvalidReplicationFactor)) => {
-                    return Err(LogError::Setting(format!(
-                        "topic {name} can't be created with kafka.replication_factor = {}: there are not that many brokers; lower it",
-                        settings.replication_factor
-                    )));
-                }
-                Err((name, code)) => return Err(LogError::Setting(format!("topic {name} can't be created: {code}; create it by hand"))),
+                Err((name, code)) => return Err(not_created(&name, code, settings.replication_factor)),
             }
         }
         Ok(())
@@ -348,6 +359,26 @@ impl Judge {
                 "topic {topic} has {replicas} replicas and min.insync.replicas={in_sync}: the loss of one machine can lose what was \
                  committed; 3 and 2 are safe"
             ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_no_wrong_setting() {
+        for code in [RDKafkaErrorCode::RequestTimedOut, RDKafkaErrorCode::OperationTimedOut, RDKafkaErrorCode::NotController] {
+            let error = not_created("t", code, 3);
+            assert!(matches!(&error, LogError::Unavailable(why) if why.contains("may or may not have been created")), "{error:?}");
+        }
+        for (code, why) in [
+            (RDKafkaErrorCode::InvalidReplicationFactor, "kafka.replication_factor = 3"),
+            (RDKafkaErrorCode::TopicAuthorizationFailed, "create it by hand"),
+        ] {
+            let error = not_created("t", code, 3);
+            assert!(matches!(&error, LogError::Setting(text) if text.contains(why)), "{error:?}");
         }
     }
 }
