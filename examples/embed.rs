@@ -113,7 +113,7 @@ async fn use_it(desk: &Desk) -> Result<Vec<String>, Box<dyn Error>> {
     ];
     for (object, agent, state) in reports {
         let place = desk.append(object, Some(&report_json(agent, Some(state), None, None))).await?;
-        if !desk.applied(place, Duration::from_secs(10)).await {
+        if !desk.applied(place, Duration::from_secs(10)).await? {
             return Err(format!("the report on {object} was not applied in time").into());
         }
     }

@@ -1,14 +1,41 @@
 //! Where the house stands, for everyone to watch: the [`Note`]s of pump and commit, folded into one [`Standing`].
 
-use std::sync::{Mutex, MutexGuard};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard},
+};
 
-use statehouse_dataflows::vocabulary::{Millis, Partition};
+use statehouse_dataflows::vocabulary::{Millis, Offset, Partition};
 use tokio::sync::watch;
 
-use crate::{
-    message::Note,
-    question::{PartitionStanding, Standing},
-};
+use crate::message::Note;
+
+/// Where the house stands, published by the flow for everyone to watch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// By owned partition: how far it is.
+    pub partitions: BTreeMap<Partition, PartitionStanding>,
+    /// How often the state of each partition was dropped or given up: an answer across such an upheaval counts for nothing.
+    pub upheavals: BTreeMap<Partition, u64>,
+    /// Since when commits fail or are being recovered from; answers are at L and stale. None: all is well.
+    pub stale_since_ms: Option<i64>,
+    /// What is wrong, in a sentence, while stale.
+    pub trouble: Option<String>,
+    /// Whether the house is shutting down.
+    pub stopping: bool,
+}
+
+/// How far one owned partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionStanding {
+    /// Its state is being restored: it can't be asked.
+    Restoring,
+    /// Its records before this offset are applied and committed.
+    Live {
+        /// The first offset not applied and committed.
+        next_offset: Offset,
+    },
+}
 
 /// Publishes the standing.
 #[derive(Debug)]

@@ -10,22 +10,18 @@
 //! Known limitation: a list that is gathered from several workers may show a later epoch for one worker's objects than for another's;
 //! its position is the lower bound of all.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use statehouse_dataflows::{
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
-    vocabulary::{Name, Offset, Partition},
+    vocabulary::{Millis, Name, Offset, Partition},
 };
 use tokio::sync::{oneshot, watch};
 
 use crate::{
+    board::{PartitionStanding, Standing},
     log::{AppendError, Appender},
-    question::{Answer, Ask, PartitionStanding, Question, Standing},
+    question::{Answer, Ask, Question},
 };
 
 /// Asks and writes. Cheap to clone.
@@ -48,6 +44,8 @@ pub struct DeskParts {
     pub standing: watch::Receiver<Standing>,
     /// Where writes go.
     pub appender: Arc<dyn Appender>,
+    /// The house's wall-clock.
+    pub wall_ms: Arc<dyn Fn() -> Millis + Send + Sync>,
 }
 
 /// Why a worker did not take a question.
@@ -67,7 +65,7 @@ pub struct Answered<T> {
     /// By partition that was asked: every record before this offset is in the answer, and perhaps later ones.
     pub position: BTreeMap<Partition, Offset>,
     /// For how long commits have failed or been recovered from; none: the answer is not stale.
-    pub stale_ms: Option<i64>,
+    pub stale_ms: Option<Millis>,
 }
 
 /// Why there is no answer now. Asking again in a while helps, except for [`Unavailable::NotOwner`].
@@ -187,13 +185,25 @@ impl Desk {
 
     /// Waits, at most `wait`, until the record at this place is applied and committed, and says whether it is.
     ///
-    /// Known limitation: another instance's partition is never seen to be applied.
-    pub async fn applied(&self, (partition, offset): (Partition, Offset), wait: Duration) -> bool {
+    /// # Errors
+    /// When, and only when, another instance owns the partition, now or while waiting: it applies the record, and only it can tell when.
+    pub async fn applied(&self, (partition, offset): (Partition, Offset), wait: Duration) -> Result<bool, Unavailable> {
         let mut standing = self.parts.standing.clone();
-        let passed = standing.wait_for(
-            |now| matches!(now.partitions.get(&partition), Some(PartitionStanding::Live { next_offset }) if *next_offset > offset),
-        );
-        matches!(tokio::time::timeout(wait, passed).await, Ok(Ok(_)))
+        let known = |now: &Standing| match live(now, partition) {
+            Ok(next_offset) => (next_offset > offset).then_some(Ok(true)),
+            Err(elsewhere @ Unavailable::NotOwner(_)) => Some(Err(elsewhere)),
+            Err(_) => None,
+        };
+        match tokio::time::timeout(wait, standing.wait_for(|now| known(now).is_some())).await {
+            Ok(Ok(now)) => known(&now).unwrap_or(Ok(false)),
+            _ => Ok(false),
+        }
+    }
+
+    /// For how long answers have been stale, if they are.
+    #[must_use]
+    pub fn stale_ms(&self, standing: &Standing) -> Option<Millis> {
+        standing.stale_since_ms.map(|since_ms| ((self.parts.wall_ms)() - since_ms).max(0))
     }
 
     /// Where the house stands now.
@@ -210,7 +220,7 @@ impl Desk {
         let reply = self.put(worker, ask(partition, Arc::from(name)))?;
         let answer = reply.await.map_err(|_| self.unanswered([partition]))?;
         undisturbed(&before, &self.standing(), partition)?;
-        Ok(Answered { value: answer, position, stale_ms: stale_ms(&before) })
+        Ok(Answered { value: answer, position, stale_ms: self.stale_ms(&before) })
     }
 
     async fn of_all(&self, ask: &Ask) -> Result<Answered<Vec<Answer>>, Unavailable> {
@@ -226,7 +236,7 @@ impl Desk {
             undisturbed(&before, &after, partition)
                 .map_err(|why| if let Unavailable::NotOwner(_) = why { Unavailable::Unanswered } else { why })?;
         }
-        Ok(Answered { value: answers, position, stale_ms: stale_ms(&before) })
+        Ok(Answered { value: answers, position, stale_ms: self.stale_ms(&before) })
     }
 
     fn put(&self, worker: usize, ask: Ask) -> Result<oneshot::Receiver<Answer>, Unavailable> {
@@ -264,13 +274,6 @@ impl<T> Answered<T> {
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Answered<U> {
         Answered { value: f(self.value), position: self.position, stale_ms: self.stale_ms }
     }
-}
-
-/// For how long answers have been stale, if they are.
-#[must_use]
-pub fn stale_ms(standing: &Standing) -> Option<i64> {
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-    standing.stale_since_ms.map(|since_ms| (now_ms - since_ms).max(0))
 }
 
 fn live(standing: &Standing, partition: Partition) -> Result<Offset, Unavailable> {

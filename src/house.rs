@@ -35,7 +35,7 @@ use self::{
     threads::{CommitThread, PumpThread, RestoreThread, WorkerThread, spawn},
 };
 use crate::{
-    board::Board,
+    board::{Board, Standing},
     chunk,
     commit::{Commit, CommitSettings},
     config::Config,
@@ -46,7 +46,7 @@ use crate::{
     message::Notice,
     metrics::Metrics,
     pump::{Pump, PumpSettings},
-    question::{Question, Standing},
+    question::Question,
     restore::{Restore, RestoreSettings},
     route::Route,
     worker::WorkerSetup,
@@ -147,7 +147,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
         resolutions,
         deliveries,
         board: Arc::clone(&board),
-        clock: around.clock,
+        clock: Arc::clone(&around.clock),
         metrics: around.metrics,
         lag_noted: None,
     };
@@ -160,6 +160,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
         partition_of,
         standing: board.watch(),
         appender,
+        wall_ms: Arc::new(move || around.clock.now().wall_ms),
     });
     Ok(HouseHandle { desk, board, ending, threads })
 }

@@ -25,13 +25,15 @@
 //! | `GET /livez`, `/readyz?verbose&exclude=`, `/metrics`, `/version` | for operators |
 //!
 //! Writes answer 202 with the record's place as soon as it is durable; with `?wait=2s` they answer 200 once it is applied and committed,
-//! or 202 with `"applied": false` when the time is over first. Names in paths are percent-encoded UTF-8, split at `/` before decoding and
+//! 202 with `"applied": false` when the time is over first, and at once 202 with `"applied": null` where another instance owns the
+//! partition: it will be applied there, and this one can't tell when. Names in paths are percent-encoded UTF-8, split at `/` before decoding and
 //! decoded once, so any name works (`%2F`, `%00`, `..`).
 
 mod body;
 mod bulk;
 mod cursor;
 mod health;
+mod json;
 mod layers;
 mod params;
 mod problem;
@@ -83,6 +85,7 @@ pub fn router(front: Front) -> Router {
         .route("/v1/objects/{object}", object)
         .route("/v1/objects/{object}/reports", get(reads::reports))
         .route("/v1/objects/{object}/reports/{agent}", report)
+        .route("/v1/objects/{object}/reports/", put(writes::of_no_agent).delete(writes::of_no_agent))
         .route("/v1/objects/{object}/explain", get(reads::explain))
         .route("/v1/objects/{object}/override", masks)
         .route("/v1/reports", post(bulk::reports))

@@ -1,11 +1,9 @@
 //! Questions to a worker, and their answers. A worker takes them in one ordered queue together with commit notices, so a question asked
 //! after a commit was announced sees it. Between http (asks) and worker (answers); neither knows the other.
 
-use std::collections::BTreeMap;
-
 use statehouse_dataflows::{
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
-    vocabulary::{Name, Offset, Partition},
+    vocabulary::{Name, Partition},
 };
 use tokio::sync::oneshot;
 
@@ -46,31 +44,4 @@ pub enum Answer {
     List(Vec<ObjectView>),
     /// Counts by state.
     Summary(Summary),
-}
-
-/// Where the house stands, published by the flow for everyone to watch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// By owned partition: how far it is.
-    pub partitions: BTreeMap<Partition, PartitionStanding>,
-    /// How often the state of each partition was dropped or given up: an answer across such an upheaval counts for nothing.
-    pub upheavals: BTreeMap<Partition, u64>,
-    /// Since when commits fail or are being recovered from; answers are at L and stale. None: all is well.
-    pub stale_since_ms: Option<i64>,
-    /// What is wrong, in a sentence, while stale.
-    pub trouble: Option<String>,
-    /// Whether the house is shutting down.
-    pub stopping: bool,
-}
-
-/// How far one owned partition is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PartitionStanding {
-    /// Its state is being restored: it can't be asked.
-    Restoring,
-    /// Its records before this offset are applied and committed.
-    Live {
-        /// The first offset not applied and committed.
-        next_offset: Offset,
-    },
 }

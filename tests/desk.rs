@@ -7,9 +7,10 @@ use std::{
 };
 
 use statehouse::{
+    board::{PartitionStanding, Standing},
     desk::{Busy, Desk, DeskParts, Unavailable},
     log::{AppendDone, AppendError, Appender},
-    question::{Answer, Ask, PartitionStanding, Question, Standing},
+    question::{Answer, Ask, Question},
 };
 use statehouse_dataflows::{
     query::{ListQuery, ObjectView},
@@ -36,6 +37,9 @@ impl Appender for Notebook {
     }
 }
 
+/// What the house's clock shows.
+const NOW_MS: i64 = 90_000;
+
 type Asked = mpsc::Receiver<(usize, Question)>;
 
 struct House {
@@ -60,6 +64,7 @@ fn house(begin: Standing, appender: Notebook) -> House {
         partition_of: Arc::new(|key| i32::from(key[0] - b'0')),
         standing: watch,
         appender: Arc::new(appender),
+        wall_ms: Arc::new(|| NOW_MS),
     });
     House { desk, asked, standing }
 }
@@ -211,6 +216,7 @@ fn a_full_queue_is_overload() {
         partition_of: Arc::new(|_| 1),
         standing: watch,
         appender: Arc::new(Notebook::default()),
+        wall_ms: Arc::new(|| NOW_MS),
     });
     let (refused, _) = with_worker(mpsc::channel().1, |_, _| None, desk.object("1a"));
     assert_eq!(refused.unwrap_err(), Unavailable::Overloaded);
@@ -218,10 +224,12 @@ fn a_full_queue_is_overload() {
 
 #[test]
 fn stale_answers_say_since_when() {
-    let stale = Standing { stale_since_ms: Some(0), ..standing(&[(1, Some(1))]) };
-    let House { desk, asked, .. } = house(stale, Notebook::default());
-    let (answered, _) = with_worker(asked, |_, _| Some(Answer::Object(None)), desk.object("1a"));
-    assert!(answered.unwrap().stale_ms.unwrap() > 1_600_000_000_000, "stale since 1970");
+    for (since_ms, stale_ms) in [(NOW_MS - 70, 70), (NOW_MS + 5, 0)] {
+        let stale = Standing { stale_since_ms: Some(since_ms), ..standing(&[(1, Some(1))]) };
+        let House { desk, asked, .. } = house(stale, Notebook::default());
+        let (answered, _) = with_worker(asked, |_, _| Some(Answer::Object(None)), desk.object("1a"));
+        assert_eq!(answered.unwrap().stale_ms, Some(stale_ms), "by the house's clock");
+    }
 }
 
 #[test]
@@ -230,14 +238,30 @@ fn appends_have_a_place_and_are_applied_when_the_standing_passes_it() {
     let work = async {
         let place = desk.append("0a", Some(b"x")).await.unwrap();
         assert_eq!(place, (0, 0));
-        assert!(!desk.applied(place, Duration::from_millis(20)).await, "nothing was applied yet");
+        assert_eq!(desk.applied(place, Duration::from_millis(20)).await, Ok(false), "nothing was applied yet");
         now.send_replace(standing(&[(0, None)]));
         let (applied, ()) = tokio::join!(desk.applied(place, Duration::from_secs(60)), async {
             tokio::task::yield_now().await;
             now.send_replace(standing(&[(0, Some(1))]));
         });
-        assert!(applied);
-        assert!(desk.applied(place, Duration::ZERO).await, "it was applied before");
+        assert_eq!(applied, Ok(true));
+        assert_eq!(desk.applied(place, Duration::ZERO).await, Ok(true), "it was applied before");
+    };
+    let _ = with_worker(asked, |_, _| None, work);
+}
+
+#[test]
+fn nobody_waits_for_what_another_instance_applies() {
+    let House { desk, asked, standing: now } = house(standing(&[(1, Some(9))]), Notebook::default());
+    let work = async {
+        assert_eq!(desk.applied((0, 5), Duration::from_secs(3_600)).await, Err(Unavailable::NotOwner(0)));
+        let (moved, ()) = tokio::join!(desk.applied((1, 9), Duration::from_secs(3_600)), async {
+            tokio::task::yield_now().await;
+            now.send_replace(standing(&[(0, Some(5))]));
+        });
+        assert_eq!(moved, Err(Unavailable::NotOwner(1)), "it went to another instance while we waited");
+        now.send_replace(Standing::default());
+        assert_eq!(desk.applied((1, 9), Duration::from_millis(20)).await, Ok(false), "without any partition nothing is known yet");
     };
     let _ = with_worker(asked, |_, _| None, work);
 }

@@ -1,7 +1,7 @@
 //! The verbs that ask a running house over HTTP: get, list, explain, report, override, purge.
 //!
 //! Outside the flow, as any client. What is asked goes to stdout, as text for people or as the house's own JSON; what went wrong goes to
-//! stderr. Exit codes: 0, it is done; 1, the house said no, or did not apply a write in time; 2, it could not be asked.
+//! stderr. Exit codes: 0, it is done; 1, the house said no, or did not apply a write in time, or can't tell; 2, it could not be asked.
 //!
 //! Known limitation: plain http only, and no credentials: the house has neither TLS nor authentication yet.
 
@@ -58,6 +58,7 @@ pub(super) struct Patience {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Get {
     /// Its name, as it is.
+    #[arg(value_parser = object_name)]
     object: String,
     #[command(flatten)]
     ask: Ask,
@@ -84,6 +85,7 @@ pub(super) struct List {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Explain {
     /// Its name, as it is.
+    #[arg(value_parser = object_name)]
     object: String,
     #[command(flatten)]
     ask: Ask,
@@ -92,17 +94,18 @@ pub(super) struct Explain {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Report {
     /// What is reported on.
+    #[arg(value_parser = object_name)]
     object: String,
     /// What the agent sees.
     #[arg(required_unless_present = "withdraw")]
     state: Option<String>,
     /// Who reports.
-    #[arg(long)]
+    #[arg(long, value_parser = |name: &str| not_empty(name, "it is empty: name who reports"))]
     agent: String,
     /// Take the agent's report back instead.
     #[arg(long, conflicts_with_all = ["state", "ttl"])]
     withdraw: bool,
-    /// How long the report is good for, such as 30s.
+    /// How long the report is good for, such as 30s. Kept and shown, but not obeyed yet: the report counts until the next one.
     #[arg(long, value_name = "DURATION")]
     ttl: Option<String>,
     /// The report's own time, in milliseconds since the epoch; default: now.
@@ -117,6 +120,7 @@ pub(super) struct Report {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Override {
     /// What is pinned.
+    #[arg(value_parser = object_name)]
     object: String,
     /// The state to pin it to.
     #[arg(required_unless_present = "lift")]
@@ -136,11 +140,20 @@ pub(super) struct Override {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Purge {
     /// Its name, as it is.
+    #[arg(value_parser = object_name)]
     object: String,
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
     ask: Ask,
+}
+
+fn object_name(name: &str) -> Result<String, &'static str> {
+    not_empty(name, "it is empty: name an object")
+}
+
+fn not_empty(name: &str, fix: &'static str) -> Result<String, &'static str> {
+    if name.is_empty() { Err(fix) } else { Ok(name.to_owned()) }
 }
 
 /// Asks, shows the answer, and says how it went.
@@ -250,19 +263,21 @@ impl Patience {
 impl Ask {
     fn show(&self, answer: &Answer, text: impl FnOnce(&Answer) -> Result<String, Failure>) -> Result<(), Failure> {
         answer.warn_if_stale();
-        if self.json { print(&format!("{}\n", answer.body)) } else { print(&text(answer)?) }
+        if self.json { print(&answer.line()) } else { print(&text(answer)?) }
     }
 
     fn written(&self, answer: &Answer, patience: &Patience) -> Result<(), Failure> {
         let place: show::Place = answer.parsed()?;
         if self.json {
-            print(&format!("{}\n", answer.body))?;
+            print(&answer.line())?;
         } else {
             print(&show::place(&place))?;
         }
         match place.applied {
+            Some(true) => Ok(()),
+            _ if patience.wait.is_zero() => Ok(()),
             Some(false) => Err(Failure::NotApplied(patience.wait)),
-            _ => Ok(()),
+            None => Err(Failure::NotTold(show::safe(place.detail.as_deref().unwrap_or("the house does not tell")).into_owned())),
         }
     }
 }

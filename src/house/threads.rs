@@ -12,13 +12,12 @@ use statehouse_dataflows::vocabulary::Partition;
 
 use super::{Clock, HouseError, ending::Ending};
 use crate::{
-    board::Board,
+    board::{Board, PartitionStanding},
     commit::{self, Commit, Outcome},
     log::LogError,
     message::{Delivery, Feed, Note, Notice, Refused, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{self, Pump},
-    question::PartitionStanding,
     restore::{Restore, Restored},
     worker::{Worker, WorkerSetup},
 };

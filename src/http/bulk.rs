@@ -9,7 +9,6 @@ use std::{
 };
 
 use axum::{
-    Json,
     extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -20,11 +19,12 @@ use tokio::time::Instant;
 
 use super::{
     Front, body,
+    json::Json,
     params::Params,
     problem::{self, Problem},
     reads::{POSITION, position_value},
     record::Write,
-    writes::{status, wait},
+    writes::{Waited, status, wait, why_not_told},
 };
 use crate::desk::{Appending, appended};
 
@@ -49,11 +49,11 @@ pub(super) async fn reports(State(front): State<Front>, params: Params, request:
     }
     batch.settle(0).await;
     drop(received); // so that nobody waits for room while we wait for the commit
-    let applied = match wait {
+    let waited = match wait {
         Some(wait) => Some(batch.applied(&front, wait).await),
         None => None,
     };
-    batch.answer(applied)
+    batch.answer(waited)
 }
 
 /// A type that a page of another origin can't send without asking first.
@@ -109,17 +109,21 @@ impl Batch {
         self.first.get_or_insert(problem);
     }
 
-    async fn applied(&self, front: &Front, wait: Duration) -> bool {
+    /// As of the first partition in which it is not applied in time, or else of the first that another instance owns.
+    async fn applied(&self, front: &Front, wait: Duration) -> Waited {
         let until = Instant::now() + wait;
+        let mut all = Ok(true);
         for (&partition, &next) in &self.position {
-            if !front.desk.applied((partition, next - 1), until - Instant::now()).await {
-                return false;
+            match front.desk.applied((partition, next - 1), until - Instant::now()).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(elsewhere) => all = all.and(Err(elsewhere)),
             }
         }
-        true
+        all
     }
 
-    fn answer(mut self, applied: Option<bool>) -> Result<Response, Problem> {
+    fn answer(mut self, waited: Option<Waited>) -> Result<Response, Problem> {
         self.errors.sort_by_key(|error| error["line"].as_u64());
         match self.first {
             None if self.appended == 0 => return Err(Problem::invalid("there is no line in the body")),
@@ -133,8 +137,9 @@ impl Batch {
         body.insert("appended".to_owned(), self.appended.into());
         body.insert("refused".to_owned(), self.refused.into());
         body.insert("errors".to_owned(), self.errors.into());
-        body.extend(applied.map(|applied| ("applied".to_owned(), applied.into())));
-        let status = if self.refused > 0 { StatusCode::MULTI_STATUS } else { status(applied) };
+        body.extend(waited.map(|waited| ("applied".to_owned(), waited.ok().into())));
+        body.extend(why_not_told(waited).map(|why| ("detail".to_owned(), why.into())));
+        let status = if self.refused > 0 { StatusCode::MULTI_STATUS } else { status(waited) };
         let mut response = (status, Json(body)).into_response();
         response.headers_mut().insert(POSITION, position_value(self.position.into_iter()));
         Ok(response)

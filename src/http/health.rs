@@ -3,19 +3,14 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
-use super::{Front, params::Params, problem::Problem};
-use crate::{
-    desk::stale_ms,
-    metrics::Staleness,
-    question::{PartitionStanding, Standing},
-};
+use super::{Front, json::Json, params::Params, problem::Problem};
+use crate::{board::PartitionStanding, desk::Desk, metrics::Staleness};
 
 /// How long a scrape waits for the count of objects before it leaves it out.
 const SUMMARY_WAIT: Duration = Duration::from_secs(2);
@@ -30,7 +25,7 @@ pub(super) async fn livez() -> &'static str {
 pub(super) async fn readyz(State(front): State<Front>, params: Params) -> Result<Response, Problem> {
     params.only(&["verbose", "exclude"])?;
     let excluded: Vec<_> = params.get("exclude").into_iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty()).collect();
-    let checks = checks(&front.desk.standing());
+    let checks = checks(&front.desk);
     if let Some(unknown) = excluded.iter().find(|name| checks.iter().all(|check| check.name != **name)) {
         let names: Vec<_> = checks.iter().map(|check| check.name).collect();
         return Err(Problem::invalid(format!("exclude={unknown:?}: there is no such check; known: {}", names.join(", "))));
@@ -61,7 +56,8 @@ impl Check {
     }
 }
 
-fn checks(standing: &Standing) -> [Check; 3] {
+fn checks(desk: &Desk) -> [Check; 3] {
+    let standing = desk.standing();
     let restoring: Vec<_> = standing
         .partitions
         .iter()
@@ -73,7 +69,7 @@ fn checks(standing: &Standing) -> [Check; 3] {
         (_, 0) => None,
         (all, some) => Some(format!("restoring {some} of {all} partitions: {}", restoring.join(", "))),
     };
-    let log = stale_ms(standing).map(|age_ms| {
+    let log = desk.stale_ms(&standing).map(|age_ms| {
         let age = humantime::format_duration(Duration::from_millis(age_ms.unsigned_abs()));
         format!("stale for {age}: {}", standing.trouble.as_deref().unwrap_or("commits fail"))
     });
@@ -88,7 +84,8 @@ fn checks(standing: &Standing) -> [Check; 3] {
 pub(super) async fn metrics(State(front): State<Front>) -> Response {
     let objects = tokio::time::timeout(SUMMARY_WAIT, front.desk.summary()).await;
     let objects = objects.ok().and_then(Result::ok).map(|answered| answered.value);
-    let text = front.metrics.scrape(objects.as_ref(), Staleness { age_ms: stale_ms(&front.desk.standing()) });
+    let age_ms = front.desk.stale_ms(&front.desk.standing());
+    let text = front.metrics.scrape(objects.as_ref(), Staleness { age_ms });
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 

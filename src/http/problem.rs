@@ -6,6 +6,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
+use super::json;
 use crate::{desk::Unavailable, log::AppendError};
 
 /// What clients are asked to wait before they try again, where trying again helps.
@@ -82,7 +83,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = (self.status(), self.json().to_string()).into_response();
+        let mut response = (self.status(), json::line(&self.json())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {

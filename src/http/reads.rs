@@ -1,7 +1,6 @@
 //! Questions: from a path and parameters to a question at the desk, and from its answer to JSON with its position.
 
 use axum::{
-    Json,
     extract::State,
     http::{HeaderName, HeaderValue},
     response::{IntoResponse, Response},
@@ -14,6 +13,7 @@ use statehouse_dataflows::{
 
 use super::{
     Front, cursor,
+    json::Json,
     params::{ObjectPath, Params},
     problem::{self, Problem},
     view::{ExplanationJson, ListJson, ObjectJson, ReportJson, ReportsJson, SummaryJson},

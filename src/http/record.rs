@@ -1,8 +1,6 @@
 //! From what a client wants written to a source record, judged by the decoder that will read it back: what is accepted here is no reject
 //! there, and means the same as if an agent had sent it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -96,9 +94,9 @@ impl Write {
     }
 
     fn judged(decoder: &Decoder, object: String, value: Option<Vec<u8>>) -> Result<Self, Problem> {
-        let timestamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let (key, length) = (Some(0..object.len()), value.as_ref().map(Vec::len));
-        let record = log::Record { offset: 0, timestamp_ms, key, value: length.map(|bytes| 0..bytes), agent: None, canonical: true };
+        // The log stamps it later, with its own time: what can be used at one time can be at any.
+        let record = log::Record { offset: 0, timestamp_ms: 0, key, value: length.map(|bytes| 0..bytes), agent: None, canonical: true };
         decoder.key(&record, object.as_bytes()).map_err(refused)?;
         decoder.decode(&record, value.as_deref().unwrap_or_default(), &mut Scratch::default()).map_err(refused)?;
         Ok(Self { object, value })
@@ -141,7 +139,25 @@ fn raw(text: &str) -> Box<RawValue> {
 
 fn refused(reject: Reject) -> Problem {
     let kind = if reject.reason == Reason::TooLarge { problem::TOO_LARGE } else { problem::INVALID };
-    Problem::new(kind, reject.detail).with("reason", reject.reason.as_str())
+    let problem = Problem::new(kind, reject.detail).with("reason", reject.reason.as_str());
+    match field_of(reject.reason) {
+        Some(name) => problem.with("field", name),
+        None => problem,
+    }
+}
+
+/// Which part of a write a reason is about, as far as it is one.
+fn field_of(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::NoKey | Reason::KeyNotUtf8 | Reason::KeyTooLarge => Some("object"),
+        Reason::NoAgent | Reason::BadAgent | Reason::AgentTooLarge => Some("agent"),
+        Reason::NoState | Reason::StateTooLarge => Some("state"),
+        Reason::BadTs => Some("ts"),
+        Reason::BadTtl => Some("ttl"),
+        Reason::BadFor => Some("for"),
+        Reason::BadType => Some("type"),
+        Reason::NegativeTimestamp | Reason::FutureTimestamp | Reason::TooLarge | Reason::NotUtf8 | Reason::NotJson => None,
+    }
 }
 
 fn field(name: &str, detail: impl Into<String>) -> Problem {
@@ -181,6 +197,7 @@ mod tests {
         for (line, expected) in [
             (r#"{"agent":"a","state":"x"}"#.to_owned(), "no object"),
             (r#"{"object":"o","state":"x"}"#.to_owned(), "no agent"),
+            (r#"{"object":"o","agent":"","state":"x"}"#.to_owned(), "the agent's name is empty: name who reports"),
             (r#"{"object":"o","agent":"a"}"#.to_owned(), "no state"),
             (r#"{"object":"o","agent":"a","state":""}"#.to_owned(), "state is empty"),
             (r#"{"object":"o","agent":"a","state":"x","for":"1h"}"#.to_owned(), "no field \"for\""),

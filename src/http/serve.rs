@@ -38,8 +38,8 @@ const REFUSED_QUIET: Duration = Duration::from_secs(10);
 
 /// The answer beyond the bound on connections.
 const REFUSED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-connection: close\r\ncontent-length: 112\r\n\r\n\
-{\"type\":\"/problems/overloaded\",\"title\":\"Too much at once\",\"status\":503,\"detail\":\"too many connections are open\"}";
+connection: close\r\ncontent-length: 113\r\n\r\n\
+{\"type\":\"/problems/overloaded\",\"title\":\"Too much at once\",\"status\":503,\"detail\":\"too many connections are open\"}\n";
 
 /// Answers connections until `shutdown`; then lets running requests end, for at most ten seconds.
 ///

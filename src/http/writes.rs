@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
     extract::{Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -12,21 +11,29 @@ use serde::Serialize;
 
 use super::{
     Front, body,
+    json::Json,
     params::{ObjectPath, Params, ReportPath},
     problem::Problem,
     reads::{POSITION, position_value},
     record::Write,
 };
+use crate::desk::Unavailable;
 
 /// Where a record stands.
 #[derive(Serialize)]
 struct PlaceJson {
     partition: i32,
     offset: i64,
-    /// Absent if nobody asked to wait.
+    /// Absent if nobody asked to wait; null if only another instance can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
-    applied: Option<bool>,
+    applied: Option<Option<bool>>,
+    /// Why that can't be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
 }
+
+/// What came of a wait: whether the record was applied in time, or why that can't be told here.
+pub(super) type Waited = Result<bool, Unavailable>;
 
 pub(super) async fn report(State(front): State<Front>, path: ReportPath, params: Params, request: Request) -> Result<Response, Problem> {
     let wait = wait(&front, &params, &["wait"])?;
@@ -66,6 +73,11 @@ pub(super) async fn purge(State(front): State<Front>, ObjectPath(object): Object
     write(&front, Write::purge(&front.decoder, object)?, wait).await
 }
 
+/// The path of a report, but without an agent in it.
+pub(super) async fn of_no_agent() -> Problem {
+    Problem::invalid("the agent's name is empty: write who reports after /reports/").with("field", "agent")
+}
+
 /// The parameter `wait`, which leaves time to answer within the bound on the whole request.
 pub(super) fn wait(front: &Front, params: &Params, known: &[&str]) -> Result<Option<Duration>, Problem> {
     params.only(known)?;
@@ -74,17 +86,23 @@ pub(super) fn wait(front: &Front, params: &Params, known: &[&str]) -> Result<Opt
 
 async fn write(front: &Front, record: Write, wait: Option<Duration>) -> Result<Response, Problem> {
     let place = front.desk.append(&record.object, record.value.as_deref()).await?;
-    let applied = match wait {
+    let waited = match wait {
         Some(wait) => Some(front.desk.applied(place, wait).await),
         None => None,
     };
     let (partition, offset) = place;
-    let mut response = (status(applied), Json(PlaceJson { partition, offset, applied })).into_response();
+    let body = PlaceJson { partition, offset, applied: waited.map(Result::ok), detail: why_not_told(waited) };
+    let mut response = (status(waited), Json(body)).into_response();
     // As in an answer to a read: the position from which on this record is in it.
     response.headers_mut().insert(POSITION, position_value([(partition, offset + 1)].into_iter()));
     Ok(response)
 }
 
-pub(super) fn status(applied: Option<bool>) -> StatusCode {
-    if applied == Some(true) { StatusCode::OK } else { StatusCode::ACCEPTED }
+pub(super) fn status(waited: Option<Waited>) -> StatusCode {
+    if waited == Some(Ok(true)) { StatusCode::OK } else { StatusCode::ACCEPTED }
+}
+
+pub(super) fn why_not_told(waited: Option<Waited>) -> Option<String> {
+    let why = waited?.err()?;
+    Some(format!("{why}: it will be applied there, and this one can't tell when"))
 }

@@ -6,11 +6,12 @@ use std::{
 };
 
 use statehouse::{
+    board::{PartitionStanding, Standing},
     config::SourceConfig,
     decode::{Decoder, Scratch},
     desk::{Busy, Desk, DeskParts},
     log::{AppendDone, AppendError, Appender, Record},
-    question::{Answer, Ask, PartitionStanding, Question, Standing},
+    question::{Answer, Ask, Question},
 };
 use statehouse_dataflows::{
     plan::OnEmpty,
@@ -21,6 +22,8 @@ use tokio::sync::watch;
 
 pub(crate) const PARTITIONS: Partition = 2;
 const WORKERS: usize = 2;
+/// What the house's clock shows.
+pub(crate) const NOW_MS: i64 = 1_000_000;
 
 /// The house, shared by its log and its workers.
 #[derive(Clone)]
@@ -89,6 +92,7 @@ impl Backend {
             partition_of: Arc::new(partition_of),
             standing: self.standing.subscribe(),
             appender: Arc::new(self.clone()),
+            wall_ms: Arc::new(|| NOW_MS),
         })
     }
 

@@ -37,6 +37,7 @@ impl Response {
     pub(crate) fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let problem = self.json();
+        assert!(self.body.ends_with("}\n"), "a prompt would stick to {self:?}");
         assert_eq!(problem["status"], self.status, "{self:?}");
         assert!(problem["title"].is_string() && problem["detail"].is_string(), "{self:?}");
         assert_eq!(self.header("retry-after").is_some(), self.status == 503, "{self:?}");

@@ -1,10 +1,11 @@
 //! What operators ask.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use statehouse::board::{PartitionStanding, Standing};
 
-use statehouse::question::{PartitionStanding, Standing};
-
-use crate::{backend::Questions, server::Server};
+use crate::{
+    backend::{NOW_MS, Questions},
+    server::Server,
+};
 
 #[test]
 fn a_good_house_is_alive_and_ready() {
@@ -21,13 +22,12 @@ fn readiness_says_what_is_wrong_and_can_leave_it_out() {
     let well = server.house.standing.borrow().clone();
     let mut restoring = well.clone();
     restoring.partitions.insert(1, PartitionStanding::Restoring);
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
-    let outage = Standing { stale_since_ms: Some(now_ms - 90_000), trouble: Some("no broker".into()), ..well.clone() };
+    let outage = Standing { stale_since_ms: Some(NOW_MS - 90_000), trouble: Some("no broker".into()), ..well.clone() };
     let stopping = Standing { stopping: true, ..well };
     for (check, line, standing) in [
         ("restore", "[-]restore failed: no partition is assigned yet\n", Standing::default()),
         ("restore", "[-]restore failed: restoring 1 of 2 partitions: 1\n", restoring),
-        ("log", ": no broker\n", outage),
+        ("log", "[-]log failed: stale for 1m 30s: no broker\n", outage),
         ("shutdown", "[-]shutdown failed: shutting down\n", stopping),
     ] {
         server.house.standing.send_replace(standing);

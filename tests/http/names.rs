@@ -109,12 +109,20 @@ fn names_that_can_not_be_are_refused() {
     }
     for (target, kind) in [
         ("/v1/objects/", "path-not-found"),
-        ("/v1/objects/a/reports/", "path-not-found"),
+        ("/v1/objects/a/reports/", "validation-failed"),
         ("/v1/objects/a/b", "path-not-found"),
         ("/v1//objects/a", "path-not-found"),
         ("/v1/objects//reports/a", "validation-failed"),
     ] {
         assert_eq!(server.put(target, r#"{"state":"x"}"#).problem(), kind, "{target}");
+    }
+    for (method, target, field) in [
+        ("PUT", "/v1/objects/a/reports/?wait=1s", "agent"),
+        ("DELETE", "/v1/objects/a/reports/", "agent"),
+        ("PUT", "/v1/objects//reports/a", "object"),
+    ] {
+        let response = server.send(method, target, Some(("application/json", r#"{"state":"x"}"#)));
+        assert_eq!((response.status, &response.json()["field"]), (400, &json!(field)), "{method} {target}");
     }
     for (object, agent) in [("o".repeat(4097), "a".to_owned()), ("o".to_owned(), "a".repeat(257))] {
         let response = server.put(&format!("/v1/objects/{object}/reports/{agent}"), r#"{"state":"x"}"#);

@@ -1,6 +1,6 @@
 //! What can't be answered says why, in the one form that all refusals have.
 
-use statehouse::question::{PartitionStanding, Standing};
+use statehouse::board::{PartitionStanding, Standing};
 
 use crate::{
     backend::{PARTITIONS, Questions},

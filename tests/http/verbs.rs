@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use statehouse::question::Standing;
+use statehouse::board::Standing;
 
 use crate::server::Server;
 
@@ -97,8 +97,8 @@ fn json_is_the_houses_own() {
     let server = Server::start();
     let place = server.done(&["report", "b", "up", "--agent", "a", "--json"]);
     assert_eq!(place, "{\"partition\":0,\"offset\":0,\"applied\":true}\n");
-    assert_eq!(server.done(&["get", "b", "--json"]), server.get("/v1/objects/b").body + "\n");
-    assert_eq!(server.done(&["explain", "--json", "b"]), server.get("/v1/objects/b/explain").body + "\n");
+    assert_eq!(server.done(&["get", "b", "--json"]), server.get("/v1/objects/b").body);
+    assert_eq!(server.done(&["explain", "--json", "b"]), server.get("/v1/objects/b/explain").body);
 }
 
 #[test]
@@ -121,6 +121,42 @@ fn what_is_not_applied_in_time_is_no_success() {
     assert_eq!((late.code, late.out.as_str()), (1, "written, at offset 0 of partition 0\n"));
     assert_eq!(late.err, "statehouse: it is written and will be applied, but was not within 50ms\n");
     assert_eq!(server.done(&["purge", "b", "--wait", "0s"]), "written, at offset 1 of partition 0\n");
+}
+
+#[test]
+fn a_write_that_another_instance_applies_is_no_success_either() {
+    let server = Server::start();
+    server.house.standing.send_modify(|standing| standing.partitions.retain(|partition, _| *partition != 1));
+    let report = ["report", "a", "up", "--agent", "p", "--wait", "20s"];
+    let said = server.verb(&report);
+    assert_eq!((said.code, said.out.as_str()), (1, "written, at offset 0 of partition 1\n"));
+    let why = "statehouse: it is written, but partition 1 is owned by another instance: it will be applied there, and this one can't \
+        tell when; ask the instance that owns it, or don't wait (--wait 0s)\n";
+    assert_eq!(said.err, why);
+    assert_eq!(server.done(&["purge", "a", "--wait", "0s"]), "written, at offset 1 of partition 1\n");
+}
+
+#[test]
+fn empty_names_are_refused_by_their_place() {
+    let server = Server::start();
+    for (arguments, said) in [
+        (&["report", "o", "x", "--agent", ""][..], "invalid value '' for '--agent <AGENT>': it is empty: name who reports"),
+        (&["report", "", "x", "--agent", "a"], "invalid value '' for '<OBJECT>': it is empty: name an object"),
+        (&["get", ""], "invalid value '' for '<OBJECT>': it is empty: name an object"),
+        (&["override", "", "x"], "invalid value '' for '<OBJECT>': it is empty: name an object"),
+        (&["purge", ""], "invalid value '' for '<OBJECT>': it is empty: name an object"),
+    ] {
+        let refused = server.verb(arguments);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        assert!(refused.err.contains(said), "{refused:?}");
+    }
+    assert!(server.house.world().log.is_empty());
+}
+
+#[test]
+fn help_says_that_a_ttl_is_not_obeyed_yet() {
+    let help = Server::start().done(&["report", "--help"]);
+    assert!(help.contains("Kept and shown, but not obeyed yet"), "{help}");
 }
 
 #[test]

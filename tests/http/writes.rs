@@ -1,7 +1,7 @@
 //! Writes: what reaches the log, and what the answer says.
 
 use serde_json::json;
-use statehouse::log::AppendError;
+use statehouse::{decode::DURATION_MS_MAX, log::AppendError};
 
 use crate::server::Server;
 
@@ -38,7 +38,7 @@ fn the_answer_says_where_the_record_stands() {
     let server = Server::start();
     server.put("/v1/objects/b/reports/a", r#"{"state":"x"}"#);
     let response = server.put("/v1/objects/b/reports/a", r#"{"state":"x"}"#);
-    assert_eq!((response.status, response.json()), (202, json!({ "partition": 0, "offset": 1 })));
+    assert_eq!((response.status, response.body.as_str()), (202, "{\"partition\":0,\"offset\":1}\n"), "a line of its own");
     assert_eq!(response.header("statehouse-position"), Some("0:2"), "the position from which on it is in answers");
 }
 
@@ -64,6 +64,26 @@ fn waiting_tells_whether_it_is_applied() {
 }
 
 #[test]
+fn another_instances_write_is_accepted_and_not_waited_for() {
+    let server = Server::start();
+    server.house.standing.send_modify(|standing| standing.partitions.retain(|partition, _| *partition != 1));
+    let elsewhere = json!("partition 1 is owned by another instance: it will be applied there, and this one can't tell when");
+    let place = json!({ "partition": 1, "offset": 0, "applied": null, "detail": elsewhere });
+    let response = server.put("/v1/objects/a/reports/a?wait=20s", r#"{"state":"x"}"#);
+    assert_eq!((response.status, response.json()), (202, place));
+    assert_eq!(response.header("statehouse-position"), Some("1:1"));
+    assert_eq!(server.delete("/v1/objects/a").json(), json!({ "partition": 1, "offset": 1 }), "nobody asked to wait");
+
+    let lines = "{\"object\":\"a\",\"agent\":\"a\",\"state\":\"x\"}\n{\"object\":\"b\",\"agent\":\"a\",\"state\":\"x\"}";
+    let response = server.post_lines("/v1/reports?wait=20s", lines);
+    let body = json!({ "appended": 2, "refused": 0, "errors": [], "applied": null, "detail": elsewhere });
+    assert_eq!((response.status, response.json()), (202, body), "of two partitions one is here");
+    server.house.world().held = true;
+    let held = server.post_lines("/v1/reports?wait=50ms", lines);
+    assert_eq!((held.status, &held.json()["applied"]), (202, &json!(false)), "not even all that is here is applied");
+}
+
+#[test]
 fn waits_have_a_unit_and_a_bound() {
     let server = Server::start();
     for wait in ["", "2", "soon", "25s", "-1s", "1h"] {
@@ -71,6 +91,15 @@ fn waits_have_a_unit_and_a_bound() {
         assert_eq!((response.status, response.problem().as_str()), (400, "validation-failed"), "{wait}");
     }
     assert!(log(&server).is_empty());
+}
+
+#[test]
+fn an_override_for_ever_and_a_day_has_an_end() {
+    let server = Server::start();
+    let pinned = server.put("/v1/objects/b/override?wait=5s", r#"{"state":"x","for":9223372036854775807}"#);
+    assert_eq!(pinned.status, 200);
+    let mask = server.get("/v1/objects/b").json()["override"].clone();
+    assert_eq!(mask["until"].as_i64().unwrap() - mask["since"].as_i64().unwrap(), DURATION_MS_MAX, "a hundred years");
 }
 
 #[test]

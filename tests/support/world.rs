@@ -13,6 +13,7 @@ use std::{
 
 use serde_json::Value;
 use statehouse::{
+    board::PartitionStanding,
     config::Config,
     desk::appended,
     encode::{override_json, report_json},
@@ -23,7 +24,6 @@ use statehouse::{
     },
     message::Now,
     metrics::Metrics,
-    question::PartitionStanding,
     registry::Registry,
 };
 use statehouse_dataflows::{
@@ -147,8 +147,7 @@ impl World {
         let records: Vec<_> = told.iter().map(|told| (told.object.clone(), told.value())).collect();
         let places: Vec<_> = self.append(&records).into_iter().map(|place| place.expect("appended")).collect();
         for place in &places {
-            let applied = self.runtime.block_on(self.house.desk().applied(*place, PATIENCE));
-            assert!(applied, "{place:?} is applied");
+            self.applied(*place);
         }
         places
     }
@@ -166,8 +165,13 @@ impl World {
             place.is_some()
         });
         let place = place.expect("it is appended");
-        assert!(self.runtime.block_on(self.house.desk().applied(place, PATIENCE)), "{place:?} is applied");
+        self.applied(place);
         place
+    }
+
+    /// Waits until it is, also while the partition is away for a moment.
+    fn applied(&self, place: (Partition, Offset)) {
+        self.eventually(&format!("{place:?} is applied"), || self.runtime.block_on(self.house.desk().applied(place, PATIENCE)) == Ok(true));
     }
 
     pub(crate) fn object(&self, object: &str) -> Option<ObjectView> {

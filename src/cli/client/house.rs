@@ -35,6 +35,9 @@ pub(super) enum Failure {
     /// The write is in the log, but was not applied in time.
     #[error("it is written and will be applied, but was not within {}", humantime::format_duration(*.0))]
     NotApplied(Duration),
+    /// The write is in the log, but whether it is applied only another instance knows.
+    #[error("it is written, but {0}; ask the instance that owns it, or don't wait (--wait 0s)")]
+    NotTold(String),
     /// The URL is not one of a house.
     #[error("--url {0:?} does not begin with http://: name where the house listens, such as http://127.0.0.1:7717")]
     Url(String),
@@ -53,7 +56,7 @@ impl Failure {
     /// The process's exit code.
     pub(super) fn code(&self) -> u8 {
         match self {
-            Self::Refused { .. } | Self::NotApplied(_) => 1,
+            Self::Refused { .. } | Self::NotApplied(_) | Self::NotTold(_) => 1,
             Self::Url(_) | Self::Silent { .. } | Self::Foreign { .. } | Self::Output(_) => 2,
         }
     }
@@ -114,6 +117,11 @@ impl House {
 impl Answer {
     pub(super) fn parsed<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_str(&self.body).map_err(|error| Failure::Foreign { url: "the house".to_owned(), why: error.to_string() })
+    }
+
+    /// The house's JSON, as it came.
+    pub(super) fn line(&self) -> String {
+        format!("{}\n", self.body.trim_end())
     }
 
     /// Says on stderr if this is not how things stand now.

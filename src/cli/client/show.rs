@@ -28,6 +28,7 @@ pub(super) struct Place {
     partition: i32,
     offset: i64,
     pub(super) applied: Option<bool>,
+    pub(super) detail: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -129,7 +130,7 @@ pub(super) fn explanation(answer: &Answer) -> Result<String, Failure> {
 
 /// What became of a write.
 pub(super) fn place(place: &Place) -> String {
-    let Place { partition, offset, applied } = place;
+    let Place { partition, offset, applied, .. } = place;
     let how = if *applied == Some(true) { "applied" } else { "written" };
     format!("{how}, at offset {offset} of partition {partition}\n")
 }
