@@ -34,6 +34,13 @@ fn it_shows_a_vote_turning_into_a_change() {
         |what: &dyn Fn(&str) -> bool| lines.iter().position(|line| what(line)).unwrap_or_else(|| panic!("a line is missing in {lines:#?}"));
     let suspicion = at(&|line| line.contains("1 under_attack: majority decides \"normal\""));
     assert!(suspicion < at(&is_attack), "in this order, and both before the override: {lines:#?}");
+    let ends = |line: &str| line.contains("── The override of ") && line.contains(" has ended: what stands behind it shows again");
+    let more = read_until(&mut out, ends);
+    let after = read_until(&mut out, |line| line.contains("maintenance → under_attack"));
+    assert!(
+        after.len() == 1 && !more.iter().any(|line| line.contains("maintenance → ")),
+        "told just before it shows: {more:#?} {after:#?}"
+    );
     assert!(interrupt(&mut demo).success(), "{lines:#?}");
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();

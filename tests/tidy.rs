@@ -18,6 +18,11 @@ const DATAFLOWS_LEAN_ON: [&str; 5] = ["differential-dataflow", "hashbrown", "tim
 /// What of the standard library would be such a thing.
 const IMPURE: [&str; 9] =
     ["std::env", "std::fs", "std::io", "std::net", "std::process", "std::thread", "std::time", "Instant", "SystemTime"];
+/// Who may start threads, and runtimes with threads of their own.
+const START_THREADS: [&str; 4] = ["src/house", "src/log/kafka", "src/cli/serve.rs", "src/demo"];
+/// How that looks.
+const STARTS: [&str; 7] =
+    ["thread::Builder", "thread::spawn", "thread::scope", "new_current_thread", "new_multi_thread", "Runtime::new", "spawn_blocking"];
 /// Left behind by mistake. In two parts, or this file would be full of them.
 const LEFT_BEHIND: [&str; 7] = [
     concat!("TO", "DO"),
@@ -108,6 +113,25 @@ fn a_foreign_word_stands_in_one_place() {
         }
     }
     none(&found, "a crate is named outside of its place");
+}
+
+#[test]
+fn threads_start_in_few_places() {
+    let (mut found, mut starting) = (Vec::new(), BTreeSet::new());
+    for file in shipped_files() {
+        // So that nothing hides behind a name of its own.
+        let renamed =
+            |line: &str| line.contains("use std::thread::") || line.contains("thread::{") && !line.contains("thread::{self, JoinHandle}");
+        let starts = |line: &str| STARTS.iter().any(|word| names(line, word)) || renamed(line);
+        let lines: Vec<_> = file.shipped().filter(|(_, line)| starts(line)).collect();
+        let Some(place) = START_THREADS.into_iter().find(|place| file.is_below(&[place])) else {
+            found.extend(lines.iter().map(|(number, line)| format!("{}:{number}: {}", file.path, line.trim())));
+            continue;
+        };
+        starting.extend(lines.first().map(|_| place));
+    }
+    none(&found, &format!("a thread is started outside of {START_THREADS:?}"));
+    assert_eq!(starting, BTreeSet::from(START_THREADS), "a place that may start threads and does not need not be allowed to");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
+use statehouse_dataflows::vocabulary::Cause;
 
 use super::{
     cast::{Heard, tally_text},
@@ -47,6 +48,8 @@ struct Seen {
     previous: Option<String>,
     state: Option<String>,
     why: String,
+    /// Whether an override's end caused it.
+    unmasks: bool,
 }
 
 #[derive(Debug)]
@@ -77,15 +80,18 @@ impl<W: Write> View<W> {
                 self.sent += reports;
                 Ok(())
             }
-            Heard::Told(text) => {
-                let text = format!("{}── {text}", self.time());
-                self.line(&self.painted(BOLD, &text))
-            }
+            Heard::Told(text) => self.told(&text),
             Heard::Why { site, tally, why } => {
                 let text = format!("{}{site:<18} {tally}: {why}", self.time());
                 self.line(&self.painted(DIM, &text))
             }
         }
+    }
+
+    /// A line of the narrator's.
+    fn told(&mut self, text: &str) -> io::Result<()> {
+        let text = format!("{}── {text}", self.time());
+        self.line(&self.painted(BOLD, &text))
     }
 
     /// Changes read from the sink, in order. Many of one kind are folded.
@@ -106,6 +112,10 @@ impl<W: Write> View<W> {
     }
 
     fn change(&mut self, change: &Seen) -> io::Result<()> {
+        if change.unmasks {
+            // The house ends it by its own clock, so it is told when it shows, and not by the story.
+            self.told(&format!("The override of {} has ended: what stands behind it shows again", change.object))?;
+        }
         // Padded before it is painted: colours have no width.
         let width = "under_attack → maintenance".chars().count();
         let plain = format!("{} → {}", shown(change.previous.as_deref()), shown(change.state.as_deref()));
@@ -174,16 +184,16 @@ impl Seen {
         let header = |name| record.headers.iter().find(|(have, _)| *have == name).map(|(_, text)| text.clone());
         let text = |field: &str| value[field].as_str().map(str::to_owned);
         let cause = text("cause").or_else(|| header(encode::CAUSE_HEADER)).unwrap_or_default();
+        let previous = text("previous").or_else(|| header(encode::PREVIOUS_HEADER));
+        let state = text("state");
+        // Nothing but overrides says that a site is under maintenance.
+        let unmasks =
+            cause == Cause::Override.as_str() && previous.as_deref() == Some(MAINTENANCE) && state.as_deref() != Some(MAINTENANCE);
         let why = match tally_text(&value["tally"]) {
             tally if tally.is_empty() => cause,
             tally => format!("{cause}: {tally} ({})", value["rule"].as_str().unwrap_or_default()),
         };
-        Self {
-            object: record.key.to_string(),
-            previous: text("previous").or_else(|| header(encode::PREVIOUS_HEADER)),
-            state: text("state"),
-            why,
-        }
+        Self { object: record.key.to_string(), previous, state, why, unmasks }
     }
 }
 
