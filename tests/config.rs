@@ -158,6 +158,9 @@ fn an_address_to_listen_on_is_proposed_where_none_is_given() {
 fn a_rule_in_the_wrong_place_or_form_says_where_it_belongs() {
     let two_brackets = "rules are a list: write [[rule]], with two brackets, and each setting of the rule in a line below it";
     let below = "it is a setting of a rule: write it in a line below a [[rule]]";
+    let twice = refused("[rule]\nrule = \"any\"\n[rule]\nrule = \"latest\"");
+    assert!(twice.starts_with("not valid TOML: ") && twice.ends_with("\nfor each rule write [[rule]], with two brackets"), "{twice}");
+    assert!(!refused("log = ").contains("[[rule]]"));
     for (text, message) in [
         ("[rule]\nrule = \"majority\"", format!("rule = {{ rule = \"majority\" }}: {two_brackets}")),
         ("rule = \"majority\"", format!("rule = \"majority\": {two_brackets}")),

@@ -115,6 +115,24 @@ fn a_foreign_word_stands_in_one_place() {
     none(&found, "a crate is named outside of its place");
 }
 
+/// Stages know of the configuration, or everything would know of everything.
+#[test]
+fn the_configuration_knows_no_stage() {
+    const KNOWN: [&str; 4] = ["chunk", "config", "log", "registry"];
+    let modules = fs::read_to_string("src/lib.rs").unwrap();
+    let modules = modules.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let stages: Vec<_> = modules.filter(|module| !KNOWN.contains(module)).collect();
+    assert!(stages.contains(&"decode") && stages.len() > 10, "{stages:?}");
+    let mut found = Vec::new();
+    for file in shipped_files().iter().filter(|file| file.is_below(&["src/config", "src/chunk", "src/registry"])) {
+        let named = |line: &str| stages.iter().any(|stage| line.contains(&format!("{stage}::")) && names(line, stage));
+        found.extend(
+            file.shipped().filter(|(_, line)| named(line)).map(|(number, line)| format!("{}:{number}: {}", file.path, line.trim())),
+        );
+    }
+    none(&found, "the configuration, or what it leans on, names a stage");
+}
+
 #[test]
 fn threads_start_in_few_places() {
     let (mut found, mut starting) = (Vec::new(), BTreeSet::new());

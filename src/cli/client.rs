@@ -97,7 +97,7 @@ pub(super) struct Report {
     #[arg(value_parser = object_name)]
     object: String,
     /// What the agent sees.
-    #[arg(required_unless_present = "withdraw")]
+    #[arg(required_unless_present = "withdraw", value_parser = |state: &str| not_empty(state, "it is empty: name a state, or --withdraw the report"))]
     state: Option<String>,
     /// Who reports.
     #[arg(long, value_parser = |name: &str| not_empty(name, "it is empty: name who reports"))]
@@ -123,7 +123,7 @@ pub(super) struct Override {
     #[arg(value_parser = object_name)]
     object: String,
     /// The state to pin it to.
-    #[arg(required_unless_present = "lift")]
+    #[arg(required_unless_present = "lift", value_parser = |state: &str| not_empty(state, "it is empty: name a state, or --lift the override"))]
     state: Option<String>,
     /// How long, such as 1h; default: until lifted.
     #[arg(long = "for", value_name = "DURATION")]

@@ -36,7 +36,7 @@ impl Config {
     /// # Errors
     /// As [`Config::parse`].
     pub fn parse_with(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let mut table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax(e.to_string()))?;
+        let mut table: Table = text.parse().map_err(|error| not_toml(text, &error))?;
         let schema = Self::schema();
         let mut origins = BTreeMap::new();
         note_origins(&table, "", &mut origins);
@@ -74,6 +74,13 @@ impl Config {
         kafka.insert("properties".into(), Value::Table(Table::new())); // not serialized, as they may be secrets
         schema
     }
+}
+
+/// TOML's own words for a second `[rule]` say nothing of what it should be.
+fn not_toml(text: &str, error: &toml::de::Error) -> ConfigError {
+    let has_one_bracket = text.lines().any(|line| line.trim().starts_with("[rule]"));
+    let hint = if has_one_bracket { "for each rule write [[rule]], with two brackets" } else { "" };
+    ConfigError::Syntax(format!("{error}{hint}"))
 }
 
 fn lossy(text: &OsStr) -> String {

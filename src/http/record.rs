@@ -94,6 +94,9 @@ impl Write {
     }
 
     fn judged(decoder: &Decoder, object: String, value: Option<Vec<u8>>) -> Result<Self, Problem> {
+        if object.is_empty() {
+            return Err(field("object", "the object's name is empty: name what the write is about").with("reason", Reason::NoKey.as_str()));
+        }
         let (key, length) = (Some(0..object.len()), value.as_ref().map(Vec::len));
         // The log stamps it later, with its own time: what can be used at one time can be at any.
         let record = log::Record { offset: 0, timestamp_ms: 0, key, value: length.map(|bytes| 0..bytes), agent: None, canonical: true };
@@ -206,7 +209,7 @@ mod tests {
             (r#"{"object":"o","agent":"a","state":"x","tll":"1s"}"#.to_owned(), "unknown field `tll`"),
             (r#"{"object":"o","agent":"a","agent":"b","state":"x"}"#.to_owned(), "duplicate field"),
             (r#"{"object":"o","agent":"a","state":"\ud800"}"#.to_owned(), "not a string"),
-            (r#"{"object":"","agent":"a","state":"x"}"#.to_owned(), "names no object"),
+            (r#"{"object":"","agent":"a","state":"x"}"#.to_owned(), "the object's name is empty"),
             (format!(r#"{{"object":"{long}","agent":"a","state":"x"}}"#), "4097 bytes"),
             (format!(r#"{{"object":"o","agent":"a","state":"{long}"}}"#), "4097 bytes"),
             (format!(r#"{{"object":"o","agent":"{long}","state":"x"}}"#), "4097 bytes"),

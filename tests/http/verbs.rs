@@ -51,7 +51,7 @@ fn what_is_reported_is_shown_and_explained() {
         rule       latest\n  partition  0\n";
     assert_eq!(server.done(&["get", "site 1"]), shown);
     let more = "  in words   the newest report's state\n  verdict    up\n  why        the newest report says so\n  reports\n    \
-        probe/1  down  1970-01-01T00:00:00.005Z  expires 1970-01-01T00:00:31.000Z\n    probe/2  up    1970-01-01T00:00:01.000Z\n";
+        probe/1  down  1970-01-01T00:00:00.005Z  good until 1970-01-01T00:00:31.000Z\n    probe/2  up    1970-01-01T00:00:01.000Z\n";
     assert_eq!(server.done(&["explain", "site 1"]), format!("{shown}{more}"));
     server.done(&["report", "site 1", "--agent", "probe/2", "--withdraw"]);
     assert!(server.done(&["get", "site 1"]).starts_with("site 1: down\n"));
@@ -144,6 +144,8 @@ fn empty_names_are_refused_by_their_place() {
         (&["report", "", "x", "--agent", "a"], "invalid value '' for '<OBJECT>': it is empty: name an object"),
         (&["get", ""], "invalid value '' for '<OBJECT>': it is empty: name an object"),
         (&["override", "", "x"], "invalid value '' for '<OBJECT>': it is empty: name an object"),
+        (&["report", "o", "", "--agent", "a"], "invalid value '' for '[STATE]': it is empty: name a state, or --withdraw the report"),
+        (&["override", "o", ""], "invalid value '' for '[STATE]': it is empty: name a state, or --lift the override"),
         (&["purge", ""], "invalid value '' for '<OBJECT>': it is empty: name an object"),
     ] {
         let refused = server.verb(arguments);

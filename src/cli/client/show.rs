@@ -116,13 +116,8 @@ pub(super) fn explanation(answer: &Answer) -> Result<String, Failure> {
     line(&mut text, "reports", if explanation.reports.is_empty() { "none" } else { "" });
     let rows = explanation.reports.iter().map(|report| {
         let weight = if report.weight == 1 { String::new() } else { format!("weight {}", report.weight) };
-        let expires = report.expires.map_or_else(String::new, |ms| format!("expires {}", time(ms)));
-        [
-            safe(&report.agent).into_owned(),
-            safe(&report.state).into_owned(),
-            time(report.ts),
-            format!("{weight} {expires}").trim().to_owned(),
-        ]
+        let good = report.expires.map_or_else(String::new, |ms| format!("good until {}", time(ms)));
+        [safe(&report.agent).into_owned(), safe(&report.state).into_owned(), time(report.ts), format!("{weight} {good}").trim().to_owned()]
     });
     text += &table("    ", &rows.collect::<Vec<_>>());
     Ok(text)
