@@ -2,8 +2,11 @@
 //!
 //! On the workers, after the dataflow; the source values in http. The same change gives the same bytes.
 
-use serde::{Serialize, Serializer, ser::SerializeMap};
-use statehouse_dataflows::vocabulary::{Change, Millis, Name, Offset, Partition, Votes};
+use serde::{Serialize, Serializer};
+use statehouse_dataflows::{
+    changes::{ChangeRef, VotesRef},
+    vocabulary::{Millis, Name, Offset, Partition},
+};
 
 use crate::{config::SinkFormat, log::SinkRecord};
 
@@ -33,9 +36,9 @@ impl Encoder {
 
     /// The change's record: what is published as a JSON object or as the plain state, "not published" as a null value with headers.
     #[must_use]
-    pub fn encode(&self, change: &Change) -> SinkRecord {
-        let key = Name::clone(&change.object);
-        let Some(state) = &change.state else { return SinkRecord { key, value: None, headers: headers(change) } };
+    pub fn encode(&self, change: &ChangeRef<'_>) -> SinkRecord {
+        let key = Name::from(change.object);
+        let Some(state) = change.state else { return SinkRecord { key, value: None, headers: headers(change) } };
         let value = match self.format {
             SinkFormat::Full => full(change, state),
             SinkFormat::State => state.as_bytes().to_vec(),
@@ -44,8 +47,8 @@ impl Encoder {
     }
 }
 
-fn headers(change: &Change) -> Vec<(&'static str, String)> {
-    let previous = change.previous.as_ref().map(|previous| (PREVIOUS_HEADER, previous.to_string()));
+fn headers(change: &ChangeRef<'_>) -> Vec<(&'static str, String)> {
+    let previous = change.previous.map(|previous| (PREVIOUS_HEADER, previous.to_string()));
     let mut headers = vec![(CAUSE_HEADER, change.cause.as_str().to_owned())];
     headers.extend(previous);
     headers.push((REVISION_HEADER, change.revision.to_string()));
@@ -71,7 +74,7 @@ struct Full<'a> {
 #[derive(Serialize)]
 struct Tally<'a> {
     #[serde(serialize_with = "weights")]
-    votes: &'a Votes,
+    votes: VotesRef<'a>,
     live: i64,
     /// How many states are not listed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,17 +87,17 @@ struct Source {
     offset: Offset,
 }
 
-fn full(change: &Change, state: &str) -> Vec<u8> {
+fn full(change: &ChangeRef<'_>, state: &str) -> Vec<u8> {
     let full = Full {
-        object: &change.object,
+        object: change.object,
         state,
-        previous: change.previous.as_deref(),
+        previous: change.previous,
         since: change.since_ms,
         at: change.at_ms,
         cause: change.cause.as_str(),
-        rule: &change.rule,
+        rule: change.rule,
         tally: Tally {
-            votes: &change.tally,
+            votes: change.tally,
             live: change.tally.live,
             more: change.tally.weights.len().checked_sub(STATES_LISTED_MAX).filter(|more| *more > 0),
         },
@@ -104,13 +107,8 @@ fn full(change: &Change, state: &str) -> Vec<u8> {
     written(&full)
 }
 
-fn weights<S: Serializer>(votes: &&Votes, serializer: S) -> Result<S::Ok, S::Error> {
-    let listed = &votes.weights[..votes.weights.len().min(STATES_LISTED_MAX)];
-    let mut map = serializer.serialize_map(Some(listed.len()))?;
-    for (state, weight) in listed {
-        map.serialize_entry(state.as_ref(), weight)?;
-    }
-    map.end()
+fn weights<S: Serializer>(votes: &VotesRef<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(votes.weights().take(STATES_LISTED_MAX))
 }
 
 /// A report as a source value; no state withdraws. `ttl` is a duration with a unit, such as `"30s"`.
@@ -160,21 +158,26 @@ mod tests {
         log::Record,
     };
 
-    fn change() -> Change {
-        Change {
+    /// A change whose tally names these states.
+    fn change(states: &[Name]) -> ChangeRef<'_> {
+        ChangeRef {
             seq: 7,
             partition: 3,
-            object: "site \"1\"".into(),
-            state: Some("attack".into()),
+            object: "site \"1\"",
+            state: Some("attack"),
             previous: None,
             since_ms: 1_000,
             at_ms: 1_100,
             cause: Cause::Vote,
-            rule: "majority".into(),
-            tally: Votes { weights: vec![("attack".into(), 2), ("a\nb".into(), 1)], live: 4 },
+            rule: "majority",
+            tally: VotesRef { weights: &[(1, 2), (0, 1)], states, live: 4 },
             revision: 42,
             offset: Some(99),
         }
+    }
+
+    fn states() -> [Name; 2] {
+        ["a\nb".into(), "attack".into()]
     }
 
     fn text(record: SinkRecord) -> String {
@@ -184,12 +187,13 @@ mod tests {
     #[test]
     fn full_says_everything_in_order() {
         let encoder = Encoder::new(SinkFormat::Full);
-        let record = encoder.encode(&change());
+        let record = encoder.encode(&change(&states()));
         assert_eq!((&*record.key, record.headers.len()), ("site \"1\"", 0));
         let expected = r#"{"object":"site \"1\"","state":"attack","previous":null,"since":1000,"at":1100,"cause":"vote","rule":"majority","tally":{"votes":{"attack":2,"a\nb":1},"live":4},"revision":42,"source":{"partition":3,"offset":99}}"#;
         assert_eq!(text(record), expected);
 
-        let by_tick = Change { offset: None, previous: Some("calm".into()), cause: Cause::Override, ..change() };
+        let states = states();
+        let by_tick = ChangeRef { offset: None, previous: Some("calm"), cause: Cause::Override, ..change(&states) };
         let expected = r#"{"object":"site \"1\"","state":"attack","previous":"calm","since":1000,"at":1100,"cause":"override","rule":"majority","tally":{"votes":{"attack":2,"a\nb":1},"live":4},"revision":42}"#;
         assert_eq!(text(encoder.encode(&by_tick)), expected);
     }
@@ -197,23 +201,27 @@ mod tests {
     #[test]
     fn a_change_fits_its_record_whatever_is_claimed() {
         let state = |n: usize| Name::from(format!("{n:04}{}", "\u{1}".repeat(STATE_BYTES_MAX - 4))); // six bytes each in JSON
-        let tally = |states| Votes { weights: (0..states).map(|n| (state(n), 1)).collect(), live: 5_000 };
-        let long = Change { object: "\u{1}".repeat(32 << 10).into(), state: Some(state(0)), previous: Some(state(1)), ..change() };
-        let record = Encoder::new(SinkFormat::Full).encode(&Change { tally: tally(5_000), ..long.clone() });
+        let states: Vec<Name> = (0..5_000).map(state).collect();
+        let weights: Vec<(u32, i64)> = (0..5_000).map(|n| (n, 1)).collect();
+        let tally = |count| VotesRef { weights: &weights[..count], states: &states, live: 5_000 };
+        let object = "\u{1}".repeat(32 << 10);
+        let long = ChangeRef { object: &object, state: Some(&states[0]), previous: Some(&states[1]), ..change(&states) };
+        let record = Encoder::new(SinkFormat::Full).encode(&ChangeRef { tally: tally(5_000), ..long });
         assert!(record.key.len() + record.value.as_ref().map_or(0, Vec::len) <= PIECE_BYTES_MAX, "what the sink is required to take");
         assert!(text(record).contains("\"live\":5000,\"more\":4936}"));
-        assert!(!text(Encoder::new(SinkFormat::Full).encode(&Change { tally: tally(64), ..long })).contains("more"));
+        assert!(!text(Encoder::new(SinkFormat::Full).encode(&ChangeRef { tally: tally(64), ..long })).contains("more"));
     }
 
     #[test]
     fn state_is_the_plain_label() {
-        assert_eq!(text(Encoder::new(SinkFormat::State).encode(&change())), "attack");
+        assert_eq!(text(Encoder::new(SinkFormat::State).encode(&change(&states()))), "attack");
     }
 
     #[test]
     fn not_published_is_a_tombstone_with_headers() {
         for format in [SinkFormat::Full, SinkFormat::State] {
-            let removal = Change { state: None, previous: Some("attack".into()), cause: Cause::Purge, ..change() };
+            let states = states();
+            let removal = ChangeRef { state: None, previous: Some("attack"), cause: Cause::Purge, ..change(&states) };
             let record = Encoder::new(format).encode(&removal);
             let expected = [("statehouse-cause", "purge"), ("statehouse-previous", "attack"), ("statehouse-revision", "42")]
                 .map(|(k, v)| (k, v.to_owned()));

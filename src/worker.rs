@@ -158,9 +158,9 @@ impl Worker {
         let Closed { changes, rows, digests, counts, .. } = self.engine.close(end);
         let mut parts = Parts::default();
         let mut causes = BTreeMap::new();
-        for change in &changes {
+        for change in changes.iter() {
             *causes.entry(change.cause).or_default() += 1;
-            parts.of(change.partition).changes.push((change.seq, self.setup.encoder.encode(change)));
+            parts.of(change.partition).changes.push((change.seq, self.setup.encoder.encode(&change)));
         }
         for rows in rows {
             let part = parts.of(rows.partition());

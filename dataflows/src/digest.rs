@@ -10,7 +10,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::vocabulary::{Millis, Name, Partition, Published, Report, Row, RowValue};
+use crate::vocabulary::{Cause, Millis, Name, Partition, Published, Report, Row, RowValue};
 
 const NO_NAME: u64 = 0;
 const NO_TIME: Millis = Millis::MIN;
@@ -21,7 +21,7 @@ pub fn row_hash(row: &Row) -> u64 {
     let object = object_hash(row.partition, &row.object);
     match &row.value {
         RowValue::Report(agent, Some(report)) => report_row_hash(object, xxh3_64(agent.as_bytes()), report),
-        RowValue::Object(Some(published)) => object_row_hash(object, published),
+        RowValue::Object(Some(published)) => published_hash(object, &PublishedWords::of(published)),
         RowValue::Report(_, None) | RowValue::Object(None) => 0,
     }
 }
@@ -50,18 +50,43 @@ pub(crate) fn claim_hash(object: u64, agent: u64, claim: &ClaimWords) -> u64 {
     hash_words(&[object, 1, agent, claim.state, claim.ts_ms as u64, claim.offset as u64, due as u64])
 }
 
-/// The hash of an object's row from the hash of the object.
-pub(crate) fn object_row_hash(object: u64, published: &Published) -> u64 {
-    let name = |name: Option<&Name>| name.map_or(NO_NAME, |name| xxh3_64(name.as_bytes()));
-    let mask = published.mask.as_ref();
+/// What an object's row says, with names already hashed.
+pub(crate) struct PublishedWords {
+    pub(crate) state: Option<u64>,
+    pub(crate) behind: Option<u64>,
+    /// State, since, until.
+    pub(crate) mask: Option<(u64, Millis, Option<Millis>)>,
+    pub(crate) since_ms: Millis,
+    pub(crate) cause: Cause,
+    pub(crate) revision: u64,
+}
+
+impl PublishedWords {
+    fn of(published: &Published) -> Self {
+        let hash = |name: &Name| xxh3_64(name.as_bytes());
+        let Published { state, behind, mask, since_ms, cause, revision } = published;
+        Self {
+            state: state.as_ref().map(hash),
+            behind: behind.as_ref().map(hash),
+            mask: mask.as_ref().map(|mask| (hash(&mask.state), mask.since_ms, mask.until_ms)),
+            since_ms: *since_ms,
+            cause: *cause,
+            revision: *revision,
+        }
+    }
+}
+
+/// The hash of an object's row from hashes of its names.
+pub(crate) fn published_hash(object: u64, published: &PublishedWords) -> u64 {
+    let (mask, since_ms, until_ms) = published.mask.unwrap_or((NO_NAME, NO_TIME, None));
     hash_words(&[
         object,
         2,
-        name(published.state.as_ref()),
-        name(published.behind.as_ref()),
-        name(mask.map(|mask| &mask.state)),
-        mask.map_or(NO_TIME, |mask| mask.since_ms) as u64,
-        mask.and_then(|mask| mask.until_ms).unwrap_or(NO_TIME) as u64,
+        published.state.unwrap_or(NO_NAME),
+        published.behind.unwrap_or(NO_NAME),
+        mask,
+        since_ms as u64,
+        until_ms.unwrap_or(NO_TIME) as u64,
         published.since_ms as u64,
         xxh3_64(published.cause.as_str().as_bytes()),
         published.revision,

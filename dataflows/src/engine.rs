@@ -35,9 +35,11 @@ use timely::{
 
 pub use crate::reports::{Counts, WINDOW};
 use crate::{
+    changes::{self, Changes},
     flat::{self, EpochBatcher, FlatSpine, FlatTrace, Update},
     names::{Names, ObjectId},
     plan::Plan,
+    posted::Posted,
     publish::{
         Control, Outbox, Settled, Shared,
         life::Act,
@@ -48,7 +50,7 @@ use crate::{
     rows::{Rows, make::Maker},
     rule::decide::Rules,
     verdict::{self, ReportsTrace, TallyTrace},
-    vocabulary::{Change, Event, Name, Partition, Row, RowValue, Run, Seq},
+    vocabulary::{Event, Name, Partition, Row, RowValue, Run, Seq},
 };
 
 type KnownTrace = FlatTrace<(Name, Partition), ObjectId, i32>;
@@ -103,8 +105,8 @@ pub enum Arrangement {
 /// What a closed epoch made.
 #[derive(Debug, Default)]
 pub struct Closed {
-    /// Every change, in seq order.
-    pub changes: Vec<Change>,
+    /// Every change.
+    pub changes: Changes,
     /// What changed in the stores, as of the epoch's last seq, by partition.
     pub rows: Vec<Rows>,
     /// By partition: what the rows add to the digest of its live rows (wrapping).
@@ -120,7 +122,8 @@ impl Engine {
         let rules = Rc::new(Rules::compile(&plan));
         let names = Rc::new(RefCell::new(Names::new(&rules.named, rules.sets.len())));
         let slots = Rc::new(RefCell::new(Slots::default()));
-        let outbox = Rc::new(RefCell::new(Outbox::default()));
+        let changes = changes::Maker::new(rules.sets.iter().map(|set| set.rule.clone()));
+        let outbox = Rc::new(RefCell::new(Outbox { changes, rows: Vec::new(), gone: Vec::new() }));
         let mut worker = Worker::new(WorkerConfig::default(), Allocator::Thread(Default::default()), None);
         let (inputs, traces, probe) = build(&mut worker, &rules, &names, (&slots, &outbox));
         let (reports, runs, maker) = (Reports::new(rules.any_over_reports()), VecDeque::new(), Maker::default());
@@ -154,7 +157,8 @@ impl Engine {
             Event::Override { state, for_ms } => {
                 let id = self.known(seq, subject);
                 self.reports.object_mut(id).touched = seq;
-                self.control(seq, Control::Act(id, Act::Override(state.into(), for_ms)));
+                let state = self.names.borrow_mut().states.intern_held(state);
+                self.control(seq, Control::Act(id, Act::Override(state, for_ms)));
             }
             Event::Withdraw { agent, ts_ms } => {
                 let Some(id) = self.find(seq, subject) else { return };
@@ -185,7 +189,8 @@ impl Engine {
                 }
                 RowValue::Object(Some(published)) => {
                     self.reports.object_mut(id).touched = seq; // it may have been given up in this very epoch
-                    self.control(seq, Control::Act(id, Act::Restore(published.clone())));
+                    let posted = Posted::of(published, |state| self.names.borrow_mut().states.intern_held(state));
+                    self.control(seq, Control::Act(id, Act::Restore(posted)));
                 }
                 RowValue::Report(_, None) | RowValue::Object(None) => {}
             }
@@ -250,13 +255,13 @@ impl Engine {
 
     /// What the epoch left behind, put in order.
     fn collect(&mut self) -> Closed {
-        let outbox = std::mem::take(&mut *self.outbox.borrow_mut());
+        let Outbox { changes, rows, gone } = &mut *self.outbox.borrow_mut();
         let names = self.names.borrow();
-        self.reports.take_rows(outbox.rows, &names, &mut self.maker);
+        self.reports.take_rows(rows.drain(..), &names, &mut self.maker);
         let (rows, digests) = self.maker.take(&names);
-        self.reports.forgotten(outbox.gone);
+        self.reports.forgotten(gone.drain(..));
         let counts = std::mem::take(&mut self.reports.counts);
-        Closed { changes: outbox.changes, rows, digests, counts }
+        Closed { changes: changes.take(&names.states), rows, digests, counts }
     }
 
     /// The id of an object, which is made known if it is not.

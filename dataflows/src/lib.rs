@@ -5,9 +5,11 @@
 //! that says what it must do; `tests/oracle.rs` holds the one against the other.
 //!
 //! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert of `claim`s,
-//! `tally` the difference type, `flat` the arrangements, `verdict` (with [`rule`]) decides, `publish` (with `due`) makes changes, [`rows`]
-//! is what the checkpoint gets, [`query`] has the answers and [`digest`] what the checkpoint is checked by.
+//! `tally` the difference type, `flat` the arrangements, `verdict` (with [`rule`]) decides, `publish` (with `due`) says what is `posted` and
+//! makes [`changes`], [`rows`] is what the checkpoint gets, [`query`] has the answers (`votes` in them as in changes) and [`digest`] what the
+//! checkpoint is checked by.
 
+pub mod changes;
 mod claim;
 pub mod digest;
 mod due;
@@ -15,6 +17,7 @@ pub mod engine;
 mod flat;
 mod names;
 pub mod plan;
+mod posted;
 mod publish;
 pub mod query;
 pub mod reference;
@@ -24,3 +27,4 @@ pub mod rule;
 mod tally;
 mod verdict;
 pub mod vocabulary;
+mod votes;

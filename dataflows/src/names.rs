@@ -4,6 +4,8 @@
 //! An id may be given to another name only after nobody can ask for its old meaning: when the last claim that used it was taken back at a
 //! seq that is committed, and so compacted past. Until then [`Interner::release`] only remembers when that was.
 
+pub(crate) mod places;
+
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 use xxhash_rust::xxh3::xxh3_64;
@@ -57,6 +59,13 @@ impl Interner {
         let (entries, hasher) = (&self.entries, &self.hasher);
         self.ids.insert_unique(hash, id, |id| hasher.hash_one(&*entries[*id as usize].name));
         (id, IsNew::Yes)
+    }
+
+    /// The id of a name, and one more use of it.
+    pub(crate) fn intern_held(&mut self, name: &str) -> u32 {
+        let (id, _) = self.intern(name);
+        self.hold(id);
+        id
     }
 
     /// One more use of an id.

@@ -9,9 +9,9 @@
 pub(crate) mod life;
 pub(crate) mod slots;
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc};
 
-use differential_dataflow::{difference::Semigroup, trace::TraceReader};
+use differential_dataflow::trace::TraceReader;
 use hashbrown::HashMap;
 use timely::{
     container::CapacityContainerBuilder,
@@ -20,13 +20,15 @@ use timely::{
 };
 
 use crate::{
+    changes::{self, Made},
     due::DueIndex,
-    flat::{Update, batches},
+    flat::Update,
     names::{Names, ObjectId},
+    posted::Posted,
     rule::decide::Rules,
-    tally::Tally,
-    verdict::{Decisions, Outcome, TallyTrace},
-    vocabulary::{Change, Millis, Moment, Name, Partition, Published, Run, Seq, TICK_MS, Votes},
+    tally::StateId,
+    verdict::{Decisions, Outcome, TallyTrace, tally_at},
+    vocabulary::{Millis, Moment, Name, Partition, Run, Seq, TICK_MS},
 };
 use life::{Act, Life, Lives, Step};
 use slots::{Slot, Slots};
@@ -61,10 +63,9 @@ pub(crate) enum Control {
 }
 
 /// What an epoch made, taken by the engine when it is closed.
-#[derive(Default)]
 pub(crate) struct Outbox {
     /// In seq order.
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: changes::Maker,
     /// What differs from the checkpoint, by object.
     pub(crate) rows: Vec<ObjectRow>,
     /// Objects that are known no more.
@@ -75,8 +76,8 @@ pub(crate) struct Outbox {
 pub(crate) struct ObjectRow {
     pub(crate) object: ObjectId,
     /// As in the checkpoint.
-    pub(crate) stored: Option<Arc<Published>>,
-    pub(crate) published: Option<Arc<Published>>,
+    pub(crate) stored: Option<Posted>,
+    pub(crate) posted: Option<Posted>,
 }
 
 /// What the operator may look at.
@@ -190,9 +191,9 @@ impl Item {
 struct Touched {
     object: ObjectId,
     /// As arranged.
-    arranged: Option<Arc<Published>>,
+    arranged: Option<Posted>,
     /// As in the checkpoint.
-    stored: Option<Arc<Published>>,
+    stored: Option<Posted>,
 }
 
 /// Items in the order in which they are taken up. Their order is sorted, not they: they are large.
@@ -273,7 +274,7 @@ impl Publisher {
             match item.what {
                 What::Run(run) => agenda.add(self.begin(run)),
                 What::Introduce(name, partition, set) => self.lives.introduce(item.object, Life::new(name, partition, set)),
-                What::GiveUp(partition) => self.give_up(partition),
+                What::GiveUp(partition) => self.give_up(partition, item.seq),
                 What::Compare(partition) => self.compare(partition, item.seq),
                 What::Done => unreachable!("nothing is taken up twice"),
                 What::Step(part) => {
@@ -313,63 +314,57 @@ impl Publisher {
         if life.partition != moment.partition {
             step.override_due_ms = None; // armed by another partition's object, which had this id before
         }
-        if life.row.is_none() && matches!(step, Step { outcome: None | Some(Outcome::Emptied), act: None, .. }) {
+        if life.posted.is_none() && matches!(step, Step { outcome: None | Some(Outcome::Emptied), act: None, .. }) {
             return; // given up at this very seq, or due for an object that is gone, whose id may be another's within the epoch
         }
-        let restored = match &step.act {
-            Some(Act::Restore(row)) => Some(row.clone()),
-            _ => None,
-        };
-        let before = life.row.clone();
-        let stepped = {
-            let names = self.shared.names.borrow();
-            life.step(step, moment, &self.shared.rules.sets[life.set], &names.states)
-        };
+        let act = step.act;
+        let before = life.posted;
+        let stepped = life.step(step, moment, &self.shared.rules.sets[usize::from(life.set)]);
+        let after = life.posted;
         if let Some(due_ms) = stepped.arm_ms {
             self.due.arm(life.partition, due_ms, object);
         }
-        let after = life.row.clone();
-        self.touch(object, &before, restored);
+        let restored = matches!(act, Some(Act::Restore(_))).then_some(after);
+        self.touch(object, before, restored);
+        self.hold((before, after), act, seq);
         let Some(cause) = stepped.cause else { return };
         let tally = stepped.tally.unwrap_or_else(|| tally_at(&mut self.shared.tallies, object, seq));
         let life = self.lives.get_mut(object);
-        let set = &self.shared.rules.sets[life.set];
-        let state = after.as_ref().and_then(|row| row.state.clone());
-        self.shared.outbox.borrow_mut().changes.push(Change {
-            seq,
-            partition: life.partition,
-            object: life.name.clone(),
-            state,
-            previous: before.and_then(|row| row.state.clone()),
-            since_ms: moment.clock_ms,
-            at_ms: moment.clock_ms,
-            cause,
-            rule: set.rule.clone(),
-            tally: votes(&tally, &self.shared.names.borrow()),
-            revision: moment.event,
-            offset: moment.offset,
-        });
+        let state = |row: Option<Posted>| row.and_then(|row| row.state);
+        let (states, since_ms, set) = ((state(after), state(before)), moment.clock_ms, usize::from(life.set));
+        let change = Made { seq, moment, object: &life.name, states, since_ms, cause, set, tally: &tally };
+        self.shared.outbox.borrow_mut().changes.push(change, &self.shared.names.borrow().states);
+    }
+
+    /// Holds the states of what is published now, lets go of those before it, and of those that came with an act.
+    fn hold(&self, (before, after): (Option<Posted>, Option<Posted>), act: Option<Act>, seq: Seq) {
+        if before == after && act.is_none() {
+            return;
+        }
+        let states = &mut self.shared.names.borrow_mut().states;
+        let of = |row: Option<Posted>| row.into_iter().flat_map(Posted::states);
+        of(after).for_each(|state| states.hold(state));
+        of(before).chain(act.into_iter().flat_map(Act::states)).for_each(|state| states.release(state, seq));
     }
 
     /// Remembers what was known of an object before the epoch. A restored row is what the checkpoint holds.
-    fn touch(&mut self, object: ObjectId, before: &Option<Arc<Published>>, restored: Option<Arc<Published>>) {
+    fn touch(&mut self, object: ObjectId, before: Option<Posted>, restored: Option<Option<Posted>>) {
         let life = self.lives.get_mut(object);
-        if self.touched.get(life.touch).is_none_or(|touched| touched.object != object) {
-            life.touch = self.touched.len();
-            self.touched.push(Touched { object, arranged: before.clone(), stored: before.clone() });
+        if self.touched.get(life.touch as usize).is_none_or(|touched| touched.object != object) {
+            life.touch = u32::try_from(self.touched.len()).expect("fewer than 2^32 objects on a worker");
+            self.touched.push(Touched { object, arranged: before, stored: before });
         }
-        if restored.is_some() {
-            self.touched[life.touch].stored = restored;
+        if let Some(restored) = restored {
+            self.touched[life.touch as usize].stored = restored;
         }
     }
 
-    fn give_up(&mut self, partition: Partition) {
+    fn give_up(&mut self, partition: Partition, seq: Seq) {
         for object in self.lives.of_partition(partition) {
-            let before = self.lives.get_mut(object).row.clone();
-            self.touch(object, &before, None);
-            let life = self.lives.get_mut(object);
-            life.give_up();
-            self.touched[life.touch].stored = None;
+            let before = self.lives.get_mut(object).posted;
+            self.touch(object, before, Some(None)); // makes no row
+            self.hold((before, None), None, seq);
+            self.lives.get_mut(object).give_up();
         }
         self.due.forget(partition);
     }
@@ -389,35 +384,39 @@ impl Publisher {
     fn settle(&mut self, last: Seq) -> Settled {
         let mut settled = Settled::default();
         self.touched.sort_unstable_by_key(|touched| touched.object); // as arrangements and rows will want them
-        let mut states: HashMap<Option<Name>, i32> = HashMap::new();
+        let mut states: HashMap<Option<StateId>, i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();
         let mut slots = self.shared.slots.borrow_mut();
         for Touched { object, arranged, stored } in self.touched.drain(..) {
             let life = self.lives.get_mut(object);
-            let after = &life.row;
-            let is_stored = *after == stored;
-            if *after != arranged {
-                let known = i32::from(after.is_some()) - i32::from(arranged.is_some());
+            let posted = life.posted;
+            if posted != arranged {
+                let known = i32::from(posted.is_some()) - i32::from(arranged.is_some());
                 if known != 0 {
                     let key = (life.name.clone(), life.partition);
                     settled.known.push(Update { key, value: object, seq: last, diff: known });
                 }
-                arranged.iter().for_each(|row| *states.entry_ref(&row.state).or_default() -= 1);
-                after.iter().for_each(|row| *states.entry_ref(&row.state).or_default() += 1);
-                let slot = after.as_ref().map(|row| slots.take(row.clone()));
+                arranged.iter().for_each(|row| *states.entry(row.state).or_default() -= 1);
+                posted.iter().for_each(|row| *states.entry(row.state).or_default() += 1);
+                let slot = posted.map(|row| slots.take(row));
                 let left = std::mem::replace(&mut life.slot, slot);
                 left.iter().for_each(|slot| slots.release(*slot, last));
                 let diffs = left.into_iter().map(|slot| (slot, -1)).chain(slot.map(|slot| (slot, 1)));
                 settled.published.extend(diffs.map(|(value, diff)| Update { key: object, value, seq: last, diff }));
             }
-            if !is_stored {
-                outbox.rows.push(ObjectRow { object, stored, published: after.clone() });
+            if posted != stored {
+                outbox.rows.push(ObjectRow { object, stored, posted });
             }
-            if after.is_none() {
+            if posted.is_none() {
                 outbox.gone.push((last, object));
             }
         }
-        settled.by_state = states.into_iter().map(|(key, diff)| Update { key, value: (), seq: last, diff }).collect();
+        let names = &self.shared.names.borrow().states;
+        let by_name = |(state, diff): (Option<StateId>, i32)| {
+            let key = state.map(|state| names.name(state).clone());
+            Update { key, value: (), seq: last, diff }
+        };
+        settled.by_state = states.into_iter().map(by_name).collect();
         settled
     }
 }
@@ -431,20 +430,4 @@ impl Step {
             StepPart::Act(act) => self.act = Some(act),
         }
     }
-}
-
-/// An object's tally as of a seq, inclusive, from the arrangement.
-pub(crate) fn tally_at(trace: &mut TallyTrace, object: ObjectId, seq: Seq) -> Tally {
-    let mut tally = Tally::default();
-    for batch in batches(trace) {
-        batch.of(&object).iter().filter(|update| update.seq <= seq).for_each(|update| tally.plus_equals(&update.diff));
-    }
-    tally
-}
-
-/// A tally with names, heaviest first.
-pub(crate) fn votes(tally: &Tally, names: &Names) -> Votes {
-    let mut weights: Vec<_> = tally.votes().map(|(state, weight)| (names.states.name(state).clone(), i64::from(weight))).collect();
-    weights.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
-    Votes { weights, live: i64::from(tally.live) }
 }

@@ -11,8 +11,6 @@
 
 mod object;
 
-use std::sync::Arc;
-
 use hashbrown::{HashMap, HashTable};
 
 pub(crate) use object::Object;
@@ -20,15 +18,16 @@ use object::Place;
 
 use crate::{
     claim::Claim,
-    digest::{claim_hash, object_row_hash},
+    digest::{claim_hash, published_hash},
     flat::Update,
     names::{AgentId, Names, ObjectId},
     plan::{AGENTS_PER_OBJECT_MAX, Order},
+    posted::Posted,
     publish::ObjectRow,
     rows::make::Maker,
     rule::decide::{Rules, Set},
     tally::Tally,
-    vocabulary::{Millis, Moment, Name, Partition, Published, Report, Seq, due_at},
+    vocabulary::{Millis, Moment, Name, Partition, Report, Seq, due_at},
 };
 
 /// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
@@ -315,15 +314,15 @@ impl Reports {
     }
 
     /// The rows of the ended epoch: of its reports, and of what is published of objects, both by object.
-    pub(crate) fn take_rows(&mut self, published: Vec<ObjectRow>, names: &Names, maker: &mut Maker) {
+    pub(crate) fn take_rows(&mut self, published: impl ExactSizeIterator<Item = ObjectRow>, names: &Names, maker: &mut Maker) {
         maker.expect(published.len() + self.settled.len());
         let put = |row: ObjectRow, maker: &mut Maker| {
             let place = maker.object(row.object, self.object(row.object));
-            let hash = |row: &Option<Arc<Published>>| row.as_ref().map_or(0, |row| object_row_hash(place, row));
-            let delta = hash(&row.published).wrapping_sub(hash(&row.stored));
-            maker.published(row.published, delta);
+            let hash = |row: Option<Posted>| row.map_or(0, |row| published_hash(place, &row.words(&names.states)));
+            let delta = hash(row.posted).wrapping_sub(hash(row.stored));
+            maker.published(row.posted, delta);
         };
-        let mut published = published.into_iter().peekable();
+        let mut published = published.peekable();
         for &(id, agent, at) in &self.settled {
             while let Some(row) = published.next_if(|row| row.object < id) {
                 put(row, maker);

@@ -9,7 +9,8 @@ pub(crate) mod make;
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use crate::vocabulary::{Millis, Name, Offset, Partition, Published, Report, Row, RowValue};
+pub use crate::posted::{Posted, PostedMask};
+use crate::vocabulary::{Millis, Name, Offset, Partition, Report, Row, RowValue};
 
 /// Rows of one partition and epoch, those of one object adjacent.
 #[derive(Debug, Default)]
@@ -20,7 +21,7 @@ pub struct Rows {
     objects: Vec<Begin>,
     /// The objects' names, one after the other.
     object_names: String,
-    published: Vec<Arc<Published>>,
+    published: Vec<Posted>,
     named: Arc<Named>,
 }
 
@@ -81,7 +82,9 @@ impl Rows {
                         made.lines.push(Line::Report { agent, state, ts_ms, offset, due_ms });
                     }
                     RowValue::Report(agent, None) => made.lines.push(Line::NoReport(agents.of(agent))),
-                    RowValue::Object(published) => made.push_object(published.clone()),
+                    RowValue::Object(published) => {
+                        made.push_object(published.as_ref().map(|published| Posted::of(published, |state| states.of(state))));
+                    }
                 }
             }
         }
@@ -124,18 +127,18 @@ impl Rows {
         &self.named.agents
     }
 
-    /// The states that reports may name, as [`Rows::agents`].
+    /// The states that rows may name, as [`Rows::agents`].
     #[must_use]
     pub fn states(&self) -> &[Name] {
         &self.named.states
     }
 
-    /// What a [`Line::Object`] of these rows says.
+    /// What a [`Line::Object`] of these rows says, its states as places in [`Rows::states`].
     ///
     /// # Panics
     /// If there is no such place.
     #[must_use]
-    pub fn published(&self, place: u32) -> &Arc<Published> {
+    pub fn published(&self, place: u32) -> &Posted {
         &self.published[place as usize]
     }
 
@@ -162,13 +165,13 @@ impl Rows {
 
     fn value(&self, line: Line) -> RowValue {
         let agent = |place: u32| self.named.agents[place as usize].clone();
+        let state = |place: u32| &self.named.states[place as usize];
         match line {
-            Line::Report { agent: by, state, ts_ms, offset, due_ms } => {
-                let state = self.named.states[state as usize].clone();
-                RowValue::Report(agent(by), Some(Report { state, ts_ms, offset, due_ms }))
+            Line::Report { agent: by, state: claimed, ts_ms, offset, due_ms } => {
+                RowValue::Report(agent(by), Some(Report { state: state(claimed).clone(), ts_ms, offset, due_ms }))
             }
             Line::NoReport(by) => RowValue::Report(agent(by), None),
-            Line::Object(place) => RowValue::Object(Some(self.published(place).clone())),
+            Line::Object(place) => RowValue::Object(Some(self.published(place).published(state))),
             Line::NoObject => RowValue::Object(None),
         }
     }
@@ -179,7 +182,7 @@ impl Rows {
         self.object_names.push_str(object);
     }
 
-    fn push_object(&mut self, published: Option<Arc<Published>>) {
+    fn push_object(&mut self, published: Option<Posted>) {
         let place = u32::try_from(self.published.len()).expect("fewer than 2^32 rows in an epoch");
         self.lines.push(if published.is_some() { Line::Object(place) } else { Line::NoObject });
         self.published.extend(published);
@@ -205,7 +208,7 @@ impl Numbered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vocabulary::Cause;
+    use crate::vocabulary::{Cause, Published};
 
     fn every_row() -> Vec<Row> {
         let row = |object: &str, value| Row { partition: 3, object: object.into(), value };

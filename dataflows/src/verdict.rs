@@ -21,7 +21,7 @@ use timely::{
 
 use crate::{
     claim::Claim,
-    flat::{Flat, FlatTrace, Rising},
+    flat::{Flat, FlatTrace, Rising, batches},
     names::{Names, ObjectId},
     rule::decide::Rules,
     tally::{StateId, Tally},
@@ -148,4 +148,13 @@ pub(crate) fn over_reports<'a>(reports: Arranged<'a, ReportsTrace>, rules: Rc<Ru
             });
         }
     })
+}
+
+/// An object's tally as of a seq, inclusive, from the arrangement.
+pub(crate) fn tally_at(trace: &mut TallyTrace, object: ObjectId, seq: Seq) -> Tally {
+    let mut tally = Tally::default();
+    for batch in batches(trace) {
+        batch.of(&object).iter().filter(|update| update.seq <= seq).for_each(|update| tally.plus_equals(&update.diff));
+    }
+    tally
 }

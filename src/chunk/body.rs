@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 use statehouse_dataflows::{
-    rows::{Line, Rows},
-    vocabulary::{Mask, Millis, Offset, Partition, Published},
+    rows::{Line, Posted, Rows},
+    vocabulary::{Millis, Offset, Partition},
 };
 
 use super::{
@@ -106,8 +106,7 @@ pub(super) fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &Cut<'_>)
         return None;
     }
     let columns = Columns::of(header.clock_ms, rows)?;
-    let Columns { reports, published, mut states, .. } = columns;
-    let published = PublishedColumns::of(&published, &mut states);
+    let Columns { reports, published, states, .. } = columns;
     if columns.agents.bytes().max(states.bytes()) > NAMES_BYTES_MAX {
         return None;
     }
@@ -149,7 +148,7 @@ pub(super) fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &Cut<'_>)
     Some(postcard::to_extend(&body, Vec::with_capacity(rows.len() * 12 + 256)).expect("memory takes whatever postcard writes"))
 }
 
-/// What rows are made of, but for what objects' rows say.
+/// What rows are made of.
 #[derive(Default)]
 struct Columns<'a> {
     objects: NamesWriter<'a>,
@@ -158,7 +157,7 @@ struct Columns<'a> {
     agents: Dictionary<'a>,
     states: Dictionary<'a>,
     reports: ReportColumns,
-    published: Vec<&'a Published>,
+    published: PublishedColumns,
 }
 
 #[derive(Default)]
@@ -209,7 +208,7 @@ impl<'a> Columns<'a> {
             }
             Line::Object(place) => {
                 self.kinds.push(OBJECT);
-                self.published.push(rows.published(place));
+                self.published.add(rows.published(place), |state| states.id(state, &mut self.states));
             }
             Line::NoObject => self.kinds.push(NO_OBJECT),
         }
@@ -232,20 +231,19 @@ struct PublishedColumns {
 }
 
 impl PublishedColumns {
-    fn of<'a>(published: &[&'a Published], states: &mut Dictionary<'a>) -> Self {
-        let mut columns = Self::default();
-        for Published { state, behind, mask, since_ms, cause, revision } in published {
-            columns.states.push(states.id_or_0(state.as_ref()));
-            columns.behinds.push(states.id_or_0(behind.as_ref()));
-            columns.since.push(*since_ms);
-            columns.cause_ids.push(columns.causes.id(cause.as_str()));
-            columns.revisions.push(*revision as i64);
-            columns.masks.push(states.id_or_0(mask.as_ref().map(|mask| &mask.state)));
-            let Some(Mask { since_ms, until_ms, .. }) = mask else { continue };
-            columns.mask_since.push(*since_ms);
-            columns.mask_has_until.push(i64::from(until_ms.is_some()));
-            until_ms.iter().for_each(|until_ms| columns.mask_until.push(*until_ms));
-        }
-        columns
+    /// `number`: of a state, by its place.
+    fn add(&mut self, posted: &Posted, mut number: impl FnMut(u32) -> i64) {
+        let mut number_or_0 = |state: Option<u32>| state.map_or(0, |state| number(state) + 1);
+        let Posted { state, behind, mask, since_ms, cause, revision } = *posted;
+        self.states.push(number_or_0(state));
+        self.behinds.push(number_or_0(behind));
+        self.since.push(since_ms);
+        self.cause_ids.push(self.causes.id(cause.as_str()));
+        self.revisions.push(revision as i64);
+        self.masks.push(number_or_0(mask.map(|mask| mask.state)));
+        let Some(mask) = mask else { return };
+        self.mask_since.push(mask.since_ms);
+        self.mask_has_until.push(i64::from(mask.until_ms.is_some()));
+        mask.until_ms.iter().for_each(|until_ms| self.mask_until.push(*until_ms));
     }
 }

@@ -166,11 +166,6 @@ impl<'a> Dictionary<'a> {
         id
     }
 
-    /// One more than the name's number; 0 for none.
-    pub(super) fn id_or_0(&mut self, name: Option<&'a Name>) -> i64 {
-        name.map_or(0, |name| self.id(name) + 1)
-    }
-
     /// How long the names are together.
     pub(super) fn bytes(&self) -> usize {
         self.names.iter().map(|name| name.len()).sum()

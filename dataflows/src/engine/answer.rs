@@ -2,7 +2,7 @@
 //!
 //! Names of ids found at L are those of L: an id is given to another name only after the seq that freed it is committed.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc};
 
 use differential_dataflow::{
     difference::IsZero,
@@ -18,19 +18,19 @@ use crate::{
     flat::{Flat, FlatTrace, Part, Update, batches, held},
     names::ObjectId,
     plan::{Of, OnEmpty, OnNone, Quorum, Rule, RuleSet},
-    publish::{
-        slots::{Slot, Slots},
-        tally_at, votes,
-    },
+    posted::Posted,
+    publish::slots::{Slot, Slots},
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
-    vocabulary::{Name, Partition, Published, Seq},
+    verdict::tally_at,
+    vocabulary::{Name, Partition, Seq},
+    votes::votes,
 };
 
 impl Engine {
     /// One object, if it is known.
     pub fn object(&mut self, partition: Partition, name: &str) -> Option<ObjectView> {
-        let (id, published) = self.entry(partition, name)?;
-        Some(self.view(id, name.into(), partition, published))
+        let (id, posted) = self.entry(partition, name)?;
+        Some(self.view(id, (name.into(), partition), posted))
     }
 
     /// An object's live reports by agent, if it is known.
@@ -65,7 +65,12 @@ impl Engine {
             Some(after) if *after.0 >= *query.prefix => after.clone(),
             _ => (query.prefix.as_str().into(), Partition::MIN),
         };
-        let matches = |row: &Published| query.state.as_ref().is_none_or(|state| row.state.as_deref() == state.as_deref());
+        let wanted = query.state.as_ref().map(|state| state.as_ref().map(|state| self.names.borrow().states.find(state)));
+        let matches = |row: &Posted| match wanted {
+            None => true,
+            Some(None) => row.state.is_none(),
+            Some(Some(state)) => state.is_some() && row.state == state,
+        };
         let mut found = Vec::new();
         let published = Rows::open(&mut self.traces.published, &self.slots, self.committed);
         scan(&mut self.traces.known, self.committed, &from, |key, id| {
@@ -78,7 +83,7 @@ impl Engine {
             }
             true
         });
-        found.into_iter().map(|(id, (name, partition), row)| self.view(id, name, partition, row)).collect()
+        found.into_iter().map(|(id, key, row)| self.view(id, key, row)).collect()
     }
 
     /// Known objects by state.
@@ -97,7 +102,7 @@ impl Engine {
         summary
     }
 
-    fn entry(&mut self, partition: Partition, name: &str) -> Option<(ObjectId, Arc<Published>)> {
+    fn entry(&mut self, partition: Partition, name: &str) -> Option<(ObjectId, Posted)> {
         let key: (Name, Partition) = (name.into(), partition);
         let mut found = None;
         scan(&mut self.traces.known, self.committed, &key, |at, id| {
@@ -108,10 +113,12 @@ impl Engine {
         Some((found?, row))
     }
 
-    fn view(&mut self, id: ObjectId, object: Name, partition: Partition, published: Arc<Published>) -> ObjectView {
+    fn view(&mut self, id: ObjectId, (object, partition): (Name, Partition), posted: Posted) -> ObjectView {
         let tally = tally_at(&mut self.traces.tallies, id, self.committed);
-        let rule = self.rules.sets[self.plan.set_of(&object)].rule.clone();
-        ObjectView { object, partition, published, rule, votes: votes(&tally, &self.names.borrow()) }
+        let names = self.names.borrow();
+        let rule = self.rules.sets[names.set_of(id)].rule.clone();
+        let published = posted.published(|state| names.states.name(state));
+        ObjectView { object, partition, published, rule, votes: votes(&tally, &names.states) }
     }
 
     fn report_views(&mut self, id: ObjectId) -> Vec<ReportView> {
@@ -196,9 +203,9 @@ impl<'a> Rows<'a> {
         Self { batches: batches(trace), slots, last }
     }
 
-    fn of(&self, object: ObjectId) -> Option<Arc<Published>> {
+    fn of(&self, object: ObjectId) -> Option<Posted> {
         let slot = *held(&self.batches, &object, self.last).first()?;
-        Some(self.slots.borrow().row(slot).clone())
+        Some(*self.slots.borrow().row(slot))
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! As with ids of names: a slot is used again only after the row in it was taken back at a seq that is committed.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
-use crate::vocabulary::{Published, Seq};
+use crate::{posted::Posted, vocabulary::Seq};
 
 /// The place of a row.
 pub(crate) type Slot = u32;
@@ -12,7 +12,7 @@ pub(crate) type Slot = u32;
 /// Rows by slot. Shared by publish (writes) and answers (read), on one thread.
 #[derive(Default)]
 pub(crate) struct Slots {
-    rows: Vec<Option<Arc<Published>>>,
+    rows: Vec<Posted>,
     free: Vec<Slot>,
     /// Slots whose row was taken back, by the seq of that, rising.
     left: VecDeque<(Seq, Slot)>,
@@ -20,12 +20,12 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// A slot for a row.
-    pub(crate) fn take(&mut self, row: Arc<Published>) -> Slot {
+    pub(crate) fn take(&mut self, row: Posted) -> Slot {
         if let Some(slot) = self.free.pop() {
-            self.rows[slot as usize] = Some(row);
+            self.rows[slot as usize] = row;
             return slot;
         }
-        self.rows.push(Some(row));
+        self.rows.push(row);
         Slot::try_from(self.rows.len() - 1).expect("fewer than 2^32 rows on a worker")
     }
 
@@ -37,14 +37,11 @@ impl Slots {
     /// Everything up to `last`, inclusive, is committed: nobody asks for what was taken back until then.
     pub(crate) fn committed(&mut self, last: Seq) {
         let ended = self.left.partition_point(|(seq, _)| *seq <= last);
-        for (_, slot) in self.left.drain(..ended) {
-            self.rows[slot as usize] = None;
-            self.free.push(slot);
-        }
+        self.free.extend(self.left.drain(..ended).map(|(_, slot)| slot));
     }
 
-    pub(crate) fn row(&self, slot: Slot) -> &Arc<Published> {
-        self.rows[slot as usize].as_ref().expect("an arranged slot has its row")
+    pub(crate) fn row(&self, slot: Slot) -> &Posted {
+        &self.rows[slot as usize]
     }
 }
 
@@ -53,8 +50,8 @@ mod tests {
     use super::*;
     use crate::vocabulary::Cause;
 
-    fn row(revision: u64) -> Arc<Published> {
-        Arc::new(Published { state: None, behind: None, mask: None, since_ms: 0, cause: Cause::Vote, revision })
+    fn row(revision: u64) -> Posted {
+        Posted { state: None, behind: None, mask: None, since_ms: 0, cause: Cause::Vote, revision }
     }
 
     #[test]

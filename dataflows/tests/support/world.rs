@@ -66,6 +66,7 @@ impl World {
         let mut all = Left::default();
         for engine in &mut self.engines {
             let Closed { changes, rows, digests, counts } = engine.close(end);
+            let changes = changes.to_changes();
             assert!(changes.is_sorted_by_key(|change| change.seq), "changes not in seq order: {changes:?}");
             all.changes.extend(changes);
             all.rows.extend(rows.iter().flat_map(Rows::to_rows));
