@@ -307,8 +307,9 @@ impl Engine {
 
     /// Hands what waits to the dataflow.
     fn feed(&mut self) {
-        self.inputs.reports.send_batch(&mut self.reports.report_diffs);
-        self.inputs.tallies.send_batch(&mut self.reports.tally_diffs);
+        let (reports, tallies) = self.reports.diffs();
+        self.inputs.reports.send_batch(reports);
+        self.inputs.tallies.send_batch(tallies);
         self.inputs.control.send_batch(&mut self.inputs.waiting_control);
     }
 }

@@ -112,7 +112,8 @@ pub(crate) fn publish<'a>(
             let is_closed = |seq: Seq| closed_to.is_none_or(|end| seq < end);
             let Some(capability) = held.elements().first().filter(|capability| is_closed(*capability.time())) else { return };
             let end = closed_to.unwrap_or_else(|| capability.time() + 1);
-            let later: Vec<_> = waiting.extract_if(.., |item| !is_closed(item.seq)).collect(); // mostly none: nothing is moved
+            let mut later = Vec::with_capacity(waiting.len()); // the next epoch is likely to be like this one
+            later.extend(waiting.extract_if(.., |item| !is_closed(item.seq)));
             let ready = std::mem::replace(&mut waiting, later);
             output.session(capability).give(Rc::new(publisher.epoch(ready, end)));
             let later = (!waiting.is_empty()).then(|| capability.delayed(&end));
@@ -382,7 +383,7 @@ impl Publisher {
 
     /// Ends the epoch: differences as of its last seq, rows, and objects known no more.
     fn settle(&mut self, last: Seq) -> Settled {
-        let mut settled = Settled::default();
+        let mut settled = Settled { published: Vec::with_capacity(2 * self.touched.len()), ..Settled::default() };
         self.touched.sort_unstable_by_key(|touched| touched.object); // as arrangements and rows will want them
         let mut states: HashMap<Option<StateId>, i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();

@@ -56,6 +56,9 @@ pub(crate) struct Reports {
     withdrawn: HashMap<(ObjectId, AgentId), u32>,
     pub(crate) report_diffs: Vec<ReportDiff>,
     pub(crate) tally_diffs: Vec<TallyDiff>,
+    ordered_tally_diffs: Vec<TallyDiff>,
+    /// Room for ordering: keys with places.
+    order: Vec<u64>,
     pub(crate) counts: Counts,
 }
 
@@ -309,13 +312,29 @@ impl Reports {
         settled.extend(different.map(|(dirty, at)| (dirty.object, dirty.agent, at)));
         settled.sort_unstable();
         if !*every_seq {
+            report_diffs.reserve(2 * settled.len());
             settled.iter().for_each(|(.., at)| dirty[*at as usize].differ(last, report_diffs));
         }
     }
 
+    /// The differences made since they were last taken, those of tallies ordered as they will be arranged: they were made in the order of
+    /// their seqs, so it is enough to sort small keys.
+    pub(crate) fn diffs(&mut self) -> (&mut Vec<ReportDiff>, &mut Vec<TallyDiff>) {
+        let Self { report_diffs, tally_diffs, ordered_tally_diffs, order, .. } = self;
+        order.clear();
+        order.extend(tally_diffs.iter().zip(0..).map(|(update, at)| u64::from(update.key) << 32 | at));
+        order.sort_unstable();
+        ordered_tally_diffs.reserve_exact(order.len());
+        ordered_tally_diffs.extend(order.iter().map(|at| {
+            let update = &mut tally_diffs[*at as u32 as usize];
+            Update { diff: std::mem::take(&mut update.diff), ..*update }
+        }));
+        tally_diffs.clear();
+        (report_diffs, ordered_tally_diffs)
+    }
+
     /// The rows of the ended epoch: of its reports, and of what is published of objects, both by object.
-    pub(crate) fn take_rows(&mut self, published: impl ExactSizeIterator<Item = ObjectRow>, names: &Names, maker: &mut Maker) {
-        maker.expect(published.len() + self.settled.len());
+    pub(crate) fn take_rows(&mut self, published: impl Iterator<Item = ObjectRow>, names: &Names, maker: &mut Maker) {
         let put = |row: ObjectRow, maker: &mut Maker| {
             let place = maker.object(row.object, self.object(row.object));
             let hash = |row: Option<Posted>| row.map_or(0, |row| published_hash(place, &row.words(&names.states)));

@@ -24,10 +24,8 @@ pub(crate) struct Maker {
     open: Option<Open>,
     agents: Places,
     states: Places,
-    /// How many rows to have room for, for each partition.
-    room: usize,
-    /// How many partitions had rows in the epoch before.
-    partitions_before: usize,
+    /// What to have room for: the most that a partition had in the epoch before.
+    room: Room,
 }
 
 /// The object whose rows are being made.
@@ -45,15 +43,38 @@ struct Made {
     digest: u64,
 }
 
-impl Maker {
-    /// Rows of an epoch are to be made, so many.
-    pub(crate) fn expect(&mut self, rows: usize) {
-        self.room = match self.partitions_before {
-            0 | 1 => rows,
-            several => (rows / several) * 9 / 8, // partitions are much alike
-        };
+#[derive(Clone, Copy, Default)]
+struct Room {
+    lines: usize,
+    objects: usize,
+    name_bytes: usize,
+    published: usize,
+}
+
+impl Room {
+    /// Room for these rows too.
+    fn with(self, rows: &Rows) -> Self {
+        Self {
+            lines: self.lines.max(rows.lines.len()),
+            objects: self.objects.max(rows.objects.len()),
+            name_bytes: self.name_bytes.max(rows.object_names.len()),
+            published: self.published.max(rows.published.len()),
+        }
     }
 
+    fn rows(self, partition: Partition) -> Rows {
+        Rows {
+            partition,
+            lines: Vec::with_capacity(self.lines),
+            objects: Vec::with_capacity(self.objects),
+            object_names: String::with_capacity(self.name_bytes),
+            published: Vec::with_capacity(self.published),
+            named: Arc::default(),
+        }
+    }
+}
+
+impl Maker {
     /// The rows that follow are this object's. Returns the hash that stands for it in digests.
     #[inline]
     pub(crate) fn object(&mut self, id: ObjectId, object: &Object) -> u64 {
@@ -85,7 +106,7 @@ impl Maker {
     /// The epoch's rows by partition, and what they add to digests.
     pub(crate) fn take(&mut self, names: &Names) -> (Vec<Rows>, Vec<(Partition, u64)>) {
         let named = Arc::new(Named { agents: self.agents.take(&names.agents), states: self.states.take(&names.states) });
-        self.partitions_before = self.made.len();
+        self.room = self.made.iter().fold(Room::default(), |room, made| room.with(&made.rows));
         self.places.clear();
         self.open = None;
         let made = self.made.drain(..).map(|Made { rows, digest }| {
@@ -107,8 +128,7 @@ impl Maker {
     fn begin(&mut self, id: ObjectId, object: &Object) -> u64 {
         let Self { made, places, room, .. } = self;
         let at = *places.entry(object.partition).or_insert_with(|| {
-            let rows = Rows { partition: object.partition, lines: Vec::with_capacity(*room), ..Rows::default() };
-            made.push(Made { rows, digest: 0 });
+            made.push(Made { rows: room.rows(object.partition), digest: 0 });
             made.len() - 1
         });
         made[at].rows.begin(&object.name);
