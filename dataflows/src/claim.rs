@@ -7,8 +7,8 @@ use crate::{
     vocabulary::{Millis, Offset, Report},
 };
 
-/// A report in ids. Flat, without padding: it is moved and compared more than anything else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A report in ids. Flat, without padding: there is one for each report held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) agent: AgentId,
     pub(crate) state: StateId,
@@ -24,11 +24,6 @@ impl Claim {
 
     pub(crate) fn due(&self) -> Option<Millis> {
         (self.due_ms != Self::NEVER).then_some(self.due_ms)
-    }
-
-    /// Whether nothing but recency tells the two apart, and neither runs out.
-    pub(crate) fn is_same_for_good(&self, other: &Self) -> bool {
-        self.state == other.state && self.due_ms == Self::NEVER && other.due_ms == Self::NEVER
     }
 
     /// What its digest is made of.

@@ -40,15 +40,11 @@ use crate::{
     names::{Names, ObjectId},
     plan::Plan,
     posted::Posted,
-    publish::{
-        Control, Outbox, Settled, Shared,
-        life::Act,
-        part, publish,
-        slots::{Slot, Slots},
-    },
-    reports::{Context, ReportDiff, Reports, Said, Subject, TallyDiff},
+    publish::{Control, Outbox, Settled, Shared, life::Act, part, publish},
+    reports::{Claims, Context, ReportDiff, Reports, Said, Subject, TallyDiff},
     rows::{Rows, make::Maker},
     rule::decide::Rules,
+    slots::{Slot, Slots},
     verdict::{self, ReportsTrace, TallyTrace},
     vocabulary::{Event, Name, Partition, Row, RowValue, Run, Seq},
 };
@@ -62,11 +58,10 @@ type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;
 pub struct Engine {
     plan: Arc<Plan>,
     rules: Rc<Rules>,
-    names: Rc<RefCell<Names>>,
+    stores: Stores,
     reports: Reports,
     /// Runs not wholly closed, in seq order.
     runs: VecDeque<Run>,
-    slots: Rc<RefCell<Slots>>,
     outbox: Rc<RefCell<Outbox>>,
     maker: Maker,
     inputs: Inputs,
@@ -77,6 +72,14 @@ pub struct Engine {
     /// L.
     committed: Seq,
     worker: Worker,
+}
+
+/// What ids and slots stand for. Shared by the stages, on one thread.
+#[derive(Clone)]
+struct Stores {
+    names: Rc<RefCell<Names>>,
+    claims: Rc<RefCell<Claims>>,
+    posted: Rc<RefCell<Slots<Posted>>>,
 }
 
 struct Inputs {
@@ -121,13 +124,14 @@ impl Engine {
     pub fn new(plan: Arc<Plan>) -> Self {
         let rules = Rc::new(Rules::compile(&plan));
         let names = Rc::new(RefCell::new(Names::new(&rules.named, rules.sets.len())));
-        let slots = Rc::new(RefCell::new(Slots::default()));
+        let stores = Stores { names, claims: Rc::default(), posted: Rc::default() };
         let changes = changes::Maker::new(rules.sets.iter().map(|set| set.rule.clone()));
         let outbox = Rc::new(RefCell::new(Outbox { changes, rows: Vec::new(), gone: Vec::new() }));
         let mut worker = Worker::new(WorkerConfig::default(), Allocator::Thread(Default::default()), None);
-        let (inputs, traces, probe) = build(&mut worker, &rules, &names, (&slots, &outbox));
-        let (reports, runs, maker) = (Reports::new(rules.any_over_reports()), VecDeque::new(), Maker::default());
-        Self { plan, rules, names, reports, runs, slots, outbox, maker, inputs, traces, probe, closed_end: 0, committed: 0, worker }
+        let (inputs, traces, probe) = build(&mut worker, &rules, &stores, &outbox);
+        let reports = Reports::new(rules.any_over_reports(), stores.claims.clone());
+        let (runs, maker) = (VecDeque::new(), Maker::default());
+        Self { plan, rules, stores, reports, runs, outbox, maker, inputs, traces, probe, closed_end: 0, committed: 0, worker }
     }
 
     /// The seqs that follow. Every run comes here, in seq order, before its events.
@@ -157,7 +161,7 @@ impl Engine {
             Event::Override { state, for_ms } => {
                 let id = self.known(seq, subject);
                 self.reports.object_mut(id).touched = seq;
-                let state = self.names.borrow_mut().states.intern_held(state);
+                let state = self.stores.names.borrow_mut().states.intern_held(state);
                 self.control(seq, Control::Act(id, Act::Override(state, for_ms)));
             }
             Event::Withdraw { agent, ts_ms } => {
@@ -189,7 +193,7 @@ impl Engine {
                 }
                 RowValue::Object(Some(published)) => {
                     self.reports.object_mut(id).touched = seq; // it may have been given up in this very epoch
-                    let posted = Posted::of(published, |state| self.names.borrow_mut().states.intern_held(state));
+                    let posted = Posted::of(published, |state| self.stores.names.borrow_mut().states.intern_held(state));
                     self.control(seq, Control::Act(id, Act::Restore(posted)));
                 }
                 RowValue::Report(_, None) | RowValue::Object(None) => {}
@@ -228,17 +232,17 @@ impl Engine {
         self.committed = last;
         self.traces.compact(last, self.closed_end);
         self.reports.committed(last);
-        let mut names = self.names.borrow_mut();
+        let mut names = self.stores.names.borrow_mut();
         names.states.committed(last);
         names.agents.committed(last);
-        self.slots.borrow_mut().committed(last);
+        self.stores.posted.borrow_mut().committed(last);
     }
 
     /// How many objects, agents and states have ids now. For tests of their reuse.
     #[doc(hidden)]
     #[must_use]
     pub fn ids(&self) -> (usize, usize, usize) {
-        let names = self.names.borrow();
+        let names = self.stores.names.borrow();
         (self.reports.len(), names.agents.len(), names.states.len())
     }
 
@@ -256,7 +260,7 @@ impl Engine {
     /// What the epoch left behind, put in order.
     fn collect(&mut self) -> Closed {
         let Outbox { changes, rows, gone } = &mut *self.outbox.borrow_mut();
-        let names = self.names.borrow();
+        let names = self.stores.names.borrow();
         self.reports.take_rows(rows.drain(..), &names, &mut self.maker);
         let (rows, digests) = self.maker.take(&names);
         self.reports.forgotten(gone.drain(..));
@@ -284,14 +288,14 @@ impl Engine {
 
     fn with_reports<R>(&mut self, seq: Seq, act: impl FnOnce(&mut Reports, &mut Context<'_>) -> R) -> R {
         let moment = self.moment(seq);
-        let names = &mut *self.names.borrow_mut();
+        let names = &mut *self.stores.names.borrow_mut();
         act(&mut self.reports, &mut Context { rules: &self.rules, names, seq, moment })
     }
 
     /// As `with_reports`, for a seq that need not be an event of the partition.
     fn with_reports_of<R>(&mut self, seq: Seq, partition: Partition, act: impl FnOnce(&mut Reports, &mut Context<'_>) -> R) -> R {
         let moment = crate::vocabulary::Moment { partition, ..self.moment(seq) };
-        let names = &mut *self.names.borrow_mut();
+        let names = &mut *self.stores.names.borrow_mut();
         act(&mut self.reports, &mut Context { rules: &self.rules, names, seq, moment })
     }
 
@@ -348,8 +352,8 @@ impl Traces {
 fn build(
     worker: &mut Worker,
     rules: &Rc<Rules>,
-    names: &Rc<RefCell<Names>>,
-    (slots, outbox): (&Rc<RefCell<Slots>>, &Rc<RefCell<Outbox>>),
+    Stores { names, claims, posted }: &Stores,
+    outbox: &Rc<RefCell<Outbox>>,
 ) -> (Inputs, Traces, probe::Handle<Seq>) {
     let probe = probe::Handle::new();
     worker.dataflow(|scope| {
@@ -362,14 +366,14 @@ fn build(
 
         let mut decisions = verdict::over_tallies(tallies, rules.clone(), names.clone());
         if rules.any_over_reports() {
-            decisions = decisions.concat(verdict::over_reports(reports, rules.clone(), names.clone()));
+            decisions = decisions.concat(verdict::over_reports(reports, rules.clone(), names.clone(), claims.clone()));
         }
         let shared = Shared {
             rules: rules.clone(),
             names: names.clone(),
             outbox: outbox.clone(),
             tallies: tally_trace.clone(),
-            slots: slots.clone(),
+            posted: posted.clone(),
         };
         let settled = publish(decisions, control, shared);
         let known = part(settled.clone(), |settled: &Settled| &settled.known);

@@ -7,7 +7,6 @@
 //! Assumes that an object is introduced before anything happens to it, and that runs cover all seqs.
 
 pub(crate) mod life;
-pub(crate) mod slots;
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -26,12 +25,12 @@ use crate::{
     names::{Names, ObjectId},
     posted::Posted,
     rule::decide::Rules,
+    slots::{Slot, Slots},
     tally::StateId,
     verdict::{Decisions, Outcome, TallyTrace, tally_at},
     vocabulary::{Millis, Moment, Name, Partition, Run, Seq, TICK_MS},
 };
 use life::{Act, Life, Lives, Step};
-use slots::{Slot, Slots};
 
 /// How many lives to read at a time before their steps.
 const LOOK_AHEAD: usize = 32;
@@ -86,7 +85,7 @@ pub(crate) struct Shared {
     pub(crate) names: Rc<RefCell<Names>>,
     pub(crate) outbox: Rc<RefCell<Outbox>>,
     pub(crate) tallies: TallyTrace,
-    pub(crate) slots: Rc<RefCell<Slots>>,
+    pub(crate) posted: Rc<RefCell<Slots<Posted>>>,
 }
 
 /// Builds the operator.
@@ -387,7 +386,7 @@ impl Publisher {
         self.touched.sort_unstable_by_key(|touched| touched.object); // as arrangements and rows will want them
         let mut states: HashMap<Option<StateId>, i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();
-        let mut slots = self.shared.slots.borrow_mut();
+        let mut slots = self.shared.posted.borrow_mut();
         for Touched { object, arranged, stored } in self.touched.drain(..) {
             let life = self.lives.get_mut(object);
             let posted = life.posted;

@@ -11,6 +11,8 @@
 
 mod object;
 
+use std::{cell::RefCell, rc::Rc};
+
 use hashbrown::{HashMap, HashTable};
 
 pub(crate) use object::Object;
@@ -25,7 +27,8 @@ use crate::{
     posted::Posted,
     publish::ObjectRow,
     rows::make::Maker,
-    rule::decide::{Rules, Set},
+    rule::decide::Rules,
+    slots::{Slot, Slots},
     tally::Tally,
     vocabulary::{Millis, Moment, Name, Partition, Report, Seq, due_at},
 };
@@ -33,8 +36,10 @@ use crate::{
 /// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
 pub const WINDOW: usize = 32;
 
+/// Claims by slot.
+pub(crate) type Claims = Slots<Claim>;
 /// A difference of the reports collection.
-pub(crate) type ReportDiff = Update<ObjectId, Claim, i32>;
+pub(crate) type ReportDiff = Update<ObjectId, Slot, i32>;
 /// A difference of the tally collection: the tally is the difference type.
 pub(crate) type TallyDiff = Update<ObjectId, (), Tally>;
 
@@ -42,14 +47,17 @@ pub(crate) type TallyDiff = Update<ObjectId, (), Tally>;
 #[derive(Default)]
 pub(crate) struct Reports {
     objects: Vec<Option<Object>>,
+    claims: Rc<RefCell<Claims>>,
+    /// Whether any claim ever ran out, that is, had a ttl.
+    any_runs_out: bool,
     ids: HashTable<(u64, ObjectId)>,
     free: Vec<ObjectId>,
     /// Objects that publish forgot, by the seq of that.
     gone: Vec<(Seq, ObjectId)>,
     /// Reports changed since the epoch began, with what they were before their first change in it.
     dirty: Vec<Dirty>,
-    /// Places in `dirty` of what is different at the epoch's end, by object and agent.
-    settled: Vec<(ObjectId, AgentId, u32)>,
+    /// What is different at the epoch's end: object and place in `dirty`, in one number, rising.
+    settled: Vec<u64>,
     /// Whether somebody looks at the reports collection between an epoch's ends; else a report makes its differences as of its last seq.
     every_seq: bool,
     /// Reports withdrawn in the epoch and where they are noted, should they come back in it.
@@ -89,22 +97,20 @@ struct Put {
     note: Note,
 }
 
+/// A report changed in the epoch: where the claim is that stood before it, and the one that stands now.
+#[derive(Clone, Copy)]
 struct Dirty {
     object: ObjectId,
     agent: AgentId,
-    before: Option<Claim>,
-    after: Option<Claim>,
+    before: Option<Slot>,
+    after: Option<Slot>,
 }
 
 impl Dirty {
-    /// The differences it makes, in the order in which they are arranged.
     fn differ(&self, seq: Seq, diffs: &mut Vec<ReportDiff>) {
-        let update = |claim: Option<Claim>, diff| claim.map(|value| Update { key: self.object, value, seq, diff });
-        let (left, come) = (update(self.before, -1), update(self.after, 1));
-        match self.before <= self.after {
-            true => diffs.extend(left.into_iter().chain(come)),
-            false => diffs.extend(come.into_iter().chain(left)),
-        }
+        let update = |slot: Option<Slot>, diff| slot.map(|value| Update { key: self.object, value, seq, diff });
+        diffs.extend(update(self.before, -1));
+        diffs.extend(update(self.after, 1));
     }
 }
 
@@ -135,8 +141,8 @@ pub(crate) struct Said<'a> {
 
 impl Reports {
     /// An empty index. `every_seq`: whether a rule looks at the reports themselves, and so at every seq.
-    pub(crate) fn new(every_seq: bool) -> Self {
-        Self { every_seq, ..Self::default() }
+    pub(crate) fn new(every_seq: bool, claims: Rc<RefCell<Claims>>) -> Self {
+        Self { every_seq, claims, ..Self::default() }
     }
 
     /// The id of a known object.
@@ -190,7 +196,7 @@ impl Reports {
         }
         let agent = names.agent(said.agent, |set| rules.sets[set].weight(said.agent));
         let held = object.find(agent);
-        if held.is_ok_and(|at| is_late(set, &object.agents[at].claim, said.ts_ms)) {
+        if held.is_ok_and(|at| set.order == Order::Timestamp && said.ts_ms < self.claims.borrow().row(object.agents[at].slot).ts_ms) {
             self.counts.late += 1;
             return;
         }
@@ -198,10 +204,13 @@ impl Reports {
         let due_ms = said.ttl_ms.map_or(Claim::NEVER, |ttl_ms| due_at(moment.clock_ms, ttl_ms));
         let offset = moment.offset.expect("reports come from records");
         let claim = Claim { agent, state, ts_ms: said.ts_ms, offset, due_ms };
-        if held.is_ok_and(|at| !set.recency && object.agents[at].claim.is_same_for_good(&claim)) {
+        let runs_out = |place: &Place| self.any_runs_out && self.claims.borrow().row(place.slot).due().is_some();
+        let is_same = |place: &Place| !set.recency && place.state == state && claim.due().is_none() && !runs_out(place);
+        if held.is_ok_and(|at| is_same(&object.agents[at])) {
             self.counts.unchanged += 1;
             return;
         }
+        self.any_runs_out |= claim.due().is_some();
         object.touched = *seq;
         names.states.hold(state);
         self.replace(id, Put { agent, claim: Some(claim), note: Note::Row }, context);
@@ -212,7 +221,8 @@ impl Reports {
         let Some(agent) = context.names.agents.find(agent) else { return false };
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let Ok(at) = object.find(agent) else { return false };
-        if is_late(&context.rules.sets[object.set()], &object.agents[at].claim, ts_ms) {
+        let set = &context.rules.sets[object.set()];
+        if set.order == Order::Timestamp && ts_ms < self.claims.borrow().row(object.agents[at].slot).ts_ms {
             self.counts.late += 1;
             return false;
         }
@@ -229,7 +239,7 @@ impl Reports {
     fn withdraw_all(&mut self, id: ObjectId, note: Note, context: &mut Context<'_>) {
         let object = self.object_mut(id);
         object.touched = context.seq;
-        let agents: Vec<_> = object.agents.iter().rev().map(|place| place.claim.agent).collect();
+        let agents: Vec<_> = object.agents.iter().rev().map(|place| place.agent).collect();
         agents.into_iter().for_each(|agent| self.replace(id, Put { agent, claim: None, note }, context));
     }
 
@@ -241,6 +251,7 @@ impl Reports {
         context.names.states.hold(state);
         let due_ms = report.due_ms.unwrap_or(Claim::NEVER);
         let claim = Claim { agent, state, ts_ms: report.ts_ms, offset: report.offset, due_ms };
+        self.any_runs_out |= claim.due().is_some();
         self.object_mut(id).touched = context.seq;
         self.replace(id, Put { agent, claim: Some(claim), note: Note::None }, context);
     }
@@ -268,21 +279,29 @@ impl Reports {
         let Context { rules, names, seq, .. } = context;
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let set = &rules.sets[object.set()];
+        let claims = &mut *self.claims.borrow_mut();
         let newest_before = object.newest_state();
-        let held = object.put(agent, claim.map(|claim| Place { claim, noted: Place::NOT_NOTED }), set);
-        let before = held.map(|place| place.claim);
-        before.iter().for_each(|before| names.states.release(before.state, *seq));
+        let place = claim.map(|claim| Place { agent, state: claim.state, slot: claims.take(claim), noted: Place::NOT_NOTED });
+        let before = object.put(agent, place);
+        if set.latest {
+            object.follow_newest(agent, set, claims);
+        }
+        if let Some(before) = before {
+            names.states.release(before.state, *seq);
+            claims.release(before.slot, *seq);
+        }
+        let dirty = Dirty { object: id, agent, before: before.map(|place| place.slot), after: place.map(|place| place.slot) };
         if self.every_seq || note == Note::None {
-            Dirty { object: id, agent, before, after: claim }.differ(*seq, &mut self.report_diffs);
+            dirty.differ(*seq, &mut self.report_diffs);
         }
         if note == Note::Row {
-            let noted = held.map(|place| place.noted).or_else(|| self.withdrawn.get(&(id, agent)).copied());
+            let noted = before.map(|place| place.noted).or_else(|| self.withdrawn.get(&(id, agent)).copied());
             let at = noted.filter(|at| self.dirty.get(*at as usize).is_some_and(|dirty| (dirty.object, dirty.agent) == (id, agent)));
             let at = at.unwrap_or_else(|| {
-                self.dirty.push(Dirty { object: id, agent, before, after: None });
+                self.dirty.push(dirty);
                 self.dirty.len() as u32 - 1
             });
-            self.dirty[at as usize].after = claim;
+            self.dirty[at as usize].after = dirty.after;
             match claim {
                 Some(_) => object.note(agent, at),
                 None => _ = self.withdrawn.insert((id, agent), at),
@@ -296,7 +315,7 @@ impl Reports {
         let mut swing = Tally::reports(i32::from(claim.is_some()) - i32::from(before.is_some()));
         let (from, to, weight) = match set.latest {
             true => (newest_before, object.newest_state(), 1),
-            false => (before.map(|claim| claim.state), claim.map(|claim| claim.state), names.weight(agent, object.set())),
+            false => (before.map(|place| place.state), claim.map(|claim| claim.state), names.weight(agent, object.set())),
         };
         from.into_iter().for_each(|state| swing.add(state, -weight));
         to.into_iter().for_each(|state| swing.add(state, weight));
@@ -309,11 +328,16 @@ impl Reports {
     pub(crate) fn settle(&mut self, last: Seq) {
         let Self { dirty, settled, report_diffs, every_seq, .. } = self;
         let different = dirty.iter().zip(0..).filter(|(dirty, _)| dirty.before != dirty.after);
-        settled.extend(different.map(|(dirty, at)| (dirty.object, dirty.agent, at)));
+        settled.extend(different.map(|(dirty, at)| u64::from(dirty.object) << 32 | at));
         settled.sort_unstable();
-        if !*every_seq {
-            report_diffs.reserve(2 * settled.len());
-            settled.iter().for_each(|(.., at)| dirty[*at as usize].differ(last, report_diffs));
+        if *every_seq {
+            return;
+        }
+        report_diffs.reserve(2 * settled.len());
+        for same in settled.chunk_by(|a, b| a >> 32 == b >> 32) {
+            let first = report_diffs.len();
+            same.iter().for_each(|at| dirty[*at as u32 as usize].differ(last, report_diffs));
+            report_diffs[first..].sort_unstable_by_key(|update| update.value); // as they will be arranged
         }
     }
 
@@ -342,17 +366,20 @@ impl Reports {
             maker.published(row.posted, delta);
         };
         let mut published = published.peekable();
-        for &(id, agent, at) in &self.settled {
+        let claims = self.claims.borrow();
+        for at in &self.settled {
+            let Dirty { object: id, agent, before, after } = self.dirty[*at as u32 as usize];
             while let Some(row) = published.next_if(|row| row.object < id) {
                 put(row, maker);
             }
-            let Dirty { before, after, .. } = &self.dirty[at as usize];
             let place = maker.object(id, self.object(id));
+            let [before, after] = [before, after].map(|slot| slot.map(|slot| claims.row(slot)));
             let hash = |claim: &Claim| claim_hash(place, names.agents.digest(agent), &claim.words(names));
-            let delta = after.as_ref().map_or(0, hash).wrapping_sub(before.as_ref().map_or(0, hash));
-            maker.report(agent, after.as_ref(), delta);
+            let delta = after.map_or(0, hash).wrapping_sub(before.map_or(0, hash));
+            maker.report(agent, after, delta);
         }
         published.for_each(|row| put(row, maker));
+        drop(claims);
         self.dirty.clear();
         self.settled.clear();
         self.withdrawn.clear();
@@ -365,7 +392,8 @@ impl Reports {
 
     /// Everything up to `last`, inclusive, is committed.
     pub(crate) fn committed(&mut self, last: Seq) {
-        let Self { objects, ids, free, gone, .. } = self;
+        let Self { objects, ids, free, gone, claims, .. } = self;
+        claims.borrow_mut().committed(last);
         gone.retain(|(seq, id)| {
             if *seq > last {
                 return true;
@@ -395,10 +423,6 @@ impl Reports {
     }
 }
 
-fn is_late(set: &Set, held: &Claim, ts_ms: Millis) -> bool {
-    set.order == Order::Timestamp && ts_ms < held.ts_ms
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,7 +435,7 @@ mod tests {
         let moment = Moment { partition: 0, event: 1, clock_ms: 0, offset: Some(1) };
         let mut context = Context { rules: &rules, names: &mut names, seq: 1, moment };
         let id = reports.insert(Subject { name: "o", hash: 1 }, 0, &mut context);
-        let taken = |agent| Place { claim: Claim { agent, state: 0, ts_ms: 0, offset: 0, due_ms: Claim::NEVER }, noted: Place::NOT_NOTED };
+        let taken = |agent| Place { agent, state: 0, slot: 0, noted: Place::NOT_NOTED };
         reports.object_mut(id).agents = (1_000..).map(taken).take(AGENTS_PER_OBJECT_MAX).collect();
         for agent in ["a", "b"] {
             reports.report(id, Said { agent, state: "x", ts_ms: 0, ttl_ms: None }, &mut context);

@@ -23,13 +23,15 @@ use crate::{
     claim::Claim,
     flat::{Flat, FlatTrace, Rising, batches},
     names::{Names, ObjectId},
+    reports::Claims,
     rule::decide::Rules,
+    slots::Slot,
     tally::{StateId, Tally},
     vocabulary::Seq,
 };
 
 /// The arrangement `reports`.
-pub(crate) type ReportsTrace = FlatTrace<ObjectId, Claim, i32>;
+pub(crate) type ReportsTrace = FlatTrace<ObjectId, Slot, i32>;
 /// The arrangement of tallies: objects, with tallies as differences.
 pub(crate) type TallyTrace = FlatTrace<ObjectId, (), Tally>;
 type TallyBatch = Flat<ObjectId, (), Tally>;
@@ -112,15 +114,21 @@ impl Judge<'_> {
 /// Decides objects whose rule must see agents or recency, by a reduction over the reports arrangement at every seq.
 ///
 /// Known limit: where rules of both kinds stand in one plan, the objects of the others are looked at too.
-pub(crate) fn over_reports<'a>(reports: Arranged<'a, ReportsTrace>, rules: Rc<Rules>, names: Rc<RefCell<Names>>) -> Decisions<'a> {
-    let decide = move |object: &ObjectId, input: &[(&Claim, i32)], output: &mut Vec<(Decision, i32)>| {
+pub(crate) fn over_reports<'a>(
+    reports: Arranged<'a, ReportsTrace>,
+    rules: Rc<Rules>,
+    names: Rc<RefCell<Names>>,
+    claims: Rc<RefCell<Claims>>,
+) -> Decisions<'a> {
+    let decide = move |object: &ObjectId, input: &[(&Slot, i32)], output: &mut Vec<(Decision, i32)>| {
         let names = names.borrow();
         let at = names.set_of(*object);
         let set = &rules.sets[at];
         if !set.over_reports() {
             return;
         }
-        let held: Vec<&Claim> = input.iter().map(|(claim, _)| *claim).collect();
+        let claims = claims.borrow();
+        let held: Vec<&Claim> = input.iter().map(|(slot, _)| claims.row(**slot)).collect();
         let mut tally = Tally::reports(held.len() as i32);
         match set.latest {
             true => held.iter().max_by_key(|claim| set.recency(claim)).into_iter().for_each(|claim| tally.add(claim.state, 1)),

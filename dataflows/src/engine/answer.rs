@@ -19,8 +19,8 @@ use crate::{
     names::ObjectId,
     plan::{Of, OnEmpty, OnNone, Quorum, Rule, RuleSet},
     posted::Posted,
-    publish::slots::{Slot, Slots},
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
+    slots::{Slot, Slots},
     verdict::tally_at,
     vocabulary::{Name, Partition, Seq},
     votes::votes,
@@ -65,14 +65,14 @@ impl Engine {
             Some(after) if *after.0 >= *query.prefix => after.clone(),
             _ => (query.prefix.as_str().into(), Partition::MIN),
         };
-        let wanted = query.state.as_ref().map(|state| state.as_ref().map(|state| self.names.borrow().states.find(state)));
+        let wanted = query.state.as_ref().map(|state| state.as_ref().map(|state| self.stores.names.borrow().states.find(state)));
         let matches = |row: &Posted| match wanted {
             None => true,
             Some(None) => row.state.is_none(),
             Some(Some(state)) => state.is_some() && row.state == state,
         };
         let mut found = Vec::new();
-        let published = Rows::open(&mut self.traces.published, &self.slots, self.committed);
+        let published = Rows::open(&mut self.traces.published, &self.stores.posted, self.committed);
         scan(&mut self.traces.known, self.committed, &from, |key, id| {
             let is_after = query.after.as_ref().is_none_or(|after| key > after);
             if !key.0.starts_with(query.prefix.as_str()) || found.len() >= query.limit {
@@ -109,28 +109,28 @@ impl Engine {
             found = (*at == key).then_some(id);
             false
         });
-        let row = Rows::open(&mut self.traces.published, &self.slots, self.committed).of(found?)?;
+        let row = Rows::open(&mut self.traces.published, &self.stores.posted, self.committed).of(found?)?;
         Some((found?, row))
     }
 
     fn view(&mut self, id: ObjectId, (object, partition): (Name, Partition), posted: Posted) -> ObjectView {
         let tally = tally_at(&mut self.traces.tallies, id, self.committed);
-        let names = self.names.borrow();
+        let names = self.stores.names.borrow();
         let rule = self.rules.sets[names.set_of(id)].rule.clone();
         let published = posted.published(|state| names.states.name(state));
         ObjectView { object, partition, published, rule, votes: votes(&tally, &names.states) }
     }
 
     fn report_views(&mut self, id: ObjectId) -> Vec<ReportView> {
-        let claims = held(&batches(&mut self.traces.reports), &id, self.committed);
-        let names = self.names.borrow();
+        let slots = held(&batches(&mut self.traces.reports), &id, self.committed);
+        let (names, claims) = (self.stores.names.borrow(), self.stores.claims.borrow());
         let set = names.set_of(id);
-        let view = |claim: Claim| ReportView {
+        let view = |claim: &Claim| ReportView {
             agent: names.agents.name(claim.agent).clone(),
             report: claim.report(&names),
             weight: names.weight(claim.agent, set).unsigned_abs(),
         };
-        let mut views: Vec<_> = claims.into_iter().map(view).collect();
+        let mut views: Vec<_> = slots.into_iter().map(|slot| view(claims.row(slot))).collect();
         views.sort_by(|a, b| a.agent.cmp(&b.agent));
         views
     }
@@ -141,14 +141,14 @@ impl Engine {
         if tally.is_zero() {
             return None;
         }
-        let claims = held(&batches(&mut self.traces.reports), &id, self.committed);
-        let names = self.names.borrow();
+        let slots = held(&batches(&mut self.traces.reports), &id, self.committed);
+        let (names, claims) = (self.stores.names.borrow(), self.stores.claims.borrow());
         let at = names.set_of(id);
         let set = &self.rules.sets[at];
         let verdict = match set.over_reports() {
             false => set.over_tally(&tally, &names.states),
             true => {
-                let held: Vec<&Claim> = claims.iter().collect();
+                let held: Vec<&Claim> = slots.iter().map(|slot| claims.row(*slot)).collect();
                 set.over_ballots(&held, &tally, &names, at)
             }
         };
@@ -194,12 +194,12 @@ fn scan(trace: &mut KnownTrace, last: Seq, from: &(Name, Partition), mut each: i
 /// What is published, by id, as of `last`.
 struct Rows<'a> {
     batches: Vec<Rc<Flat<ObjectId, Slot, i32>>>,
-    slots: &'a RefCell<Slots>,
+    slots: &'a RefCell<Slots<Posted>>,
     last: Seq,
 }
 
 impl<'a> Rows<'a> {
-    fn open(trace: &mut PublishedTrace, slots: &'a RefCell<Slots>, last: Seq) -> Self {
+    fn open(trace: &mut PublishedTrace, slots: &'a RefCell<Slots<Posted>>, last: Seq) -> Self {
         Self { batches: batches(trace), slots, last }
     }
 

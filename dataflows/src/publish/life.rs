@@ -2,12 +2,12 @@
 //!
 //! The judgement: [`Life::step`] is a pure function of the life, what happened at one event, and when that was.
 
-use super::slots::Slot;
 use crate::{
     names::ObjectId,
     plan::OnEmpty,
     posted::{Posted, PostedMask},
     rule::decide::Set,
+    slots::Slot,
     tally::{StateId, Tally},
     verdict::Outcome,
     vocabulary::{Cause, Millis, Moment, Name, Partition, due_at},

@@ -1,18 +1,23 @@
-//! One object in the index: its agents' latest claims, and which of them is the newest.
+//! One object in the index: where its agents' latest claims are, and which of them is the newest.
 
 use crate::{
     claim::Claim,
     digest::object_hash,
     names::AgentId,
     rule::decide::Set,
+    slots::{Slot, Slots},
     tally::StateId,
     vocabulary::{Name, Partition, Seq},
 };
 
-/// An agent's place in an object.
+/// An agent's place in an object. Small, as there is one for each report held, and most reports look at their object's places only.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    pub(crate) claim: Claim,
+    pub(crate) agent: AgentId,
+    /// The claim's state.
+    pub(crate) state: StateId,
+    /// Where the claim is.
+    pub(crate) slot: Slot,
     /// Where it is noted as changed in this epoch, if that place is still its own.
     pub(crate) noted: u32,
 }
@@ -33,7 +38,7 @@ pub(crate) struct Object {
     set: u16,
     /// The seq of the last event that changed something.
     pub(crate) touched: Seq,
-    /// The latest claims, by agent.
+    /// Its agents, in the order of their ids.
     pub(crate) agents: Vec<Place>,
     /// Whose claim is the newest; kept only where the rule asks.
     newest: Option<AgentId>,
@@ -55,10 +60,10 @@ impl Object {
         object_hash(self.partition, &self.name)
     }
 
-    /// Reads the name and, of an object with few agents, all claims.
+    /// Reads the name and, of an object with few agents, all places.
     pub(crate) fn first_words(&self) -> u64 {
         let words = |at: usize| self.agents.get(at).map_or(0, |place| u64::from(place.noted));
-        u64::from(self.name.as_bytes().first().copied().unwrap_or(0)) + words(0) + words(2) + words(4)
+        u64::from(self.name.as_bytes().first().copied().unwrap_or(0)) + words(0) + words(4)
     }
 
     /// Room for another agent: few objects have many, so nothing is set aside for objects with few.
@@ -71,18 +76,18 @@ impl Object {
     /// Where the agent's claim stands, or would stand.
     #[inline]
     pub(crate) fn find(&self, agent: AgentId) -> Result<usize, usize> {
-        self.agents.binary_search_by_key(&agent, |place| place.claim.agent)
+        self.agents.binary_search_by_key(&agent, |place| place.agent)
     }
 
     /// The state of the newest report, where the rule follows it.
     pub(crate) fn newest_state(&self) -> Option<StateId> {
         let at = self.find(self.newest?).expect("the newest is held");
-        Some(self.agents[at].claim.state)
+        Some(self.agents[at].state)
     }
 
-    /// Puts a claim (or none) in the agent's place; returns what was there.
-    pub(crate) fn put(&mut self, agent: AgentId, place: Option<Place>, set: &Set) -> Option<Place> {
-        let before = match (self.find(agent), place) {
+    /// Puts a place (or none) in the agent's place; returns what was there.
+    pub(crate) fn put(&mut self, agent: AgentId, place: Option<Place>) -> Option<Place> {
+        match (self.find(agent), place) {
             (Ok(at), Some(place)) => Some(std::mem::replace(&mut self.agents[at], place)),
             (Ok(at), None) => Some(self.agents.remove(at)),
             (Err(at), Some(place)) => {
@@ -91,11 +96,7 @@ impl Object {
                 None
             }
             (Err(_), None) => None,
-        };
-        if set.latest {
-            self.follow_newest(agent, place.map(|place| place.claim), set);
         }
-        before
     }
 
     /// Remembers where the agent's change is noted.
@@ -105,16 +106,17 @@ impl Object {
         }
     }
 
-    fn follow_newest(&mut self, agent: AgentId, claim: Option<Claim>, set: &Set) {
-        let Some(claim) = claim else {
+    /// Where the rule follows the newest claim: the agent's has changed, or is gone.
+    pub(crate) fn follow_newest(&mut self, agent: AgentId, set: &Set, claims: &Slots<Claim>) {
+        let recency = |place: &Place| set.recency(claims.row(place.slot));
+        let Ok(at) = self.find(agent) else {
             if self.newest == Some(agent) {
-                let newest = self.agents.iter().map(|place| place.claim).max_by_key(|claim| set.recency(claim));
-                self.newest = newest.map(|claim| claim.agent);
+                self.newest = self.agents.iter().max_by_key(|place| recency(place)).map(|place| place.agent);
             }
             return;
         };
-        let newest = self.newest.and_then(|newest| self.find(newest).ok()).map(|at| set.recency(&self.agents[at].claim));
-        if newest.is_none_or(|newest| newest <= set.recency(&claim)) {
+        let newest = self.newest.and_then(|newest| self.find(newest).ok()).map(|at| recency(&self.agents[at]));
+        if newest.is_none_or(|newest| newest <= recency(&self.agents[at])) {
             self.newest = Some(agent);
         }
     }

@@ -1,26 +1,32 @@
-//! What is published, by slot: the arrangement `published` moves numbers, and rows stand here.
+//! What is arranged, by slot: arrangements sort, merge and keep numbers, and what these stand for is here, once.
 //!
 //! As with ids of names: a slot is used again only after the row in it was taken back at a seq that is committed.
 
 use std::collections::VecDeque;
 
-use crate::{posted::Posted, vocabulary::Seq};
+use crate::vocabulary::Seq;
 
 /// The place of a row.
 pub(crate) type Slot = u32;
 
-/// Rows by slot. Shared by publish (writes) and answers (read), on one thread.
-#[derive(Default)]
-pub(crate) struct Slots {
-    rows: Vec<Posted>,
+/// Rows by slot. Shared by the stage that makes them (writes), those that read its arrangement, and answers, on one thread.
+pub(crate) struct Slots<T> {
+    rows: Vec<T>,
     free: Vec<Slot>,
     /// Slots whose row was taken back, by the seq of that, rising.
     left: VecDeque<(Seq, Slot)>,
 }
 
-impl Slots {
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), free: Vec::new(), left: VecDeque::new() }
+    }
+}
+
+impl<T> Slots<T> {
     /// A slot for a row.
-    pub(crate) fn take(&mut self, row: Posted) -> Slot {
+    #[inline]
+    pub(crate) fn take(&mut self, row: T) -> Slot {
         if let Some(slot) = self.free.pop() {
             self.rows[slot as usize] = row;
             return slot;
@@ -40,7 +46,8 @@ impl Slots {
         self.free.extend(self.left.drain(..ended).map(|(_, slot)| slot));
     }
 
-    pub(crate) fn row(&self, slot: Slot) -> &Posted {
+    #[inline]
+    pub(crate) fn row(&self, slot: Slot) -> &T {
         &self.rows[slot as usize]
     }
 }
@@ -48,20 +55,16 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vocabulary::Cause;
-
-    fn row(revision: u64) -> Posted {
-        Posted { state: None, behind: None, mask: None, since_ms: 0, cause: Cause::Vote, revision }
-    }
 
     #[test]
     fn a_slot_is_used_again_only_when_its_end_is_committed() {
         let mut slots = Slots::default();
-        let (a, b) = (slots.take(row(1)), slots.take(row(2)));
+        let (a, b) = (slots.take(1), slots.take(2));
         slots.release(a, 7);
         slots.committed(6);
-        assert_eq!((slots.row(a).revision, slots.take(row(3))), (1, 2), "seq 7 is not committed");
+        let c = slots.take(3);
+        assert_eq!([a, b, c].map(|slot| *slots.row(slot)), [1, 2, 3], "seq 7 is not committed");
         slots.committed(7);
-        assert_eq!((slots.take(row(4)), slots.row(a).revision, slots.row(b).revision), (a, 4, 2));
+        assert_eq!((slots.take(4), *slots.row(a), *slots.row(b)), (a, 4, 2));
     }
 }
