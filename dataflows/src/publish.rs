@@ -188,6 +188,7 @@ impl Item {
 }
 
 /// An object touched in the epoch, and what was known of it before.
+#[derive(Clone, Copy)]
 struct Touched {
     object: ObjectId,
     /// As arranged.
@@ -199,8 +200,30 @@ struct Touched {
 /// Items in the order in which they are taken up. Their order is sorted, not they: they are large.
 struct Agenda {
     items: Vec<Item>,
-    /// Places in `items`, last first.
-    order: Vec<(Seq, Phase, ObjectId, usize)>,
+    /// Keys of what is to come, last first.
+    order: Vec<Key>,
+}
+
+/// Seq, phase and object of an item, and its place: in one number, as that is sorted fastest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(u128);
+
+impl Key {
+    const PLACE_BITS: u32 = 30;
+
+    fn of(item: &Item, place: usize) -> Self {
+        assert!(place < 1 << Self::PLACE_BITS, "fewer than 2^30 things happen in an epoch");
+        let words = [u128::from(item.seq) << 64, (item.phase as u128) << 62, u128::from(item.object) << Self::PLACE_BITS, place as u128];
+        Self(words[0] | words[1] | words[2] | words[3])
+    }
+
+    fn place(self) -> usize {
+        self.0 as usize & ((1 << Self::PLACE_BITS) - 1)
+    }
+
+    fn object(self) -> ObjectId {
+        (self.0 >> Self::PLACE_BITS) as ObjectId
+    }
 }
 
 impl Agenda {
@@ -215,7 +238,7 @@ impl Agenda {
             return;
         }
         let first = self.items.len();
-        self.order.extend(items.iter().zip(first..).map(|(item, at)| (item.seq, item.phase, item.object, at)));
+        self.order.extend(items.iter().zip(first..).map(|(item, place)| Key::of(item, place)));
         match first {
             0 => self.items = items,
             _ => self.items.append(&mut items),
@@ -225,19 +248,18 @@ impl Agenda {
 
     /// The objects of what comes next, in order.
     fn objects(&self) -> impl Iterator<Item = ObjectId> {
-        self.order.iter().rev().map(|(_, _, object, _)| *object)
+        self.order.iter().rev().map(|key| key.object())
     }
 
     fn next(&mut self) -> Option<Item> {
-        let (seq, phase, object, at) = self.order.pop()?;
-        let what = std::mem::replace(&mut self.items[at].what, What::Done);
-        Some(Item { seq, phase, object, what })
+        let item = &mut self.items[self.order.pop()?.place()];
+        Some(Item { what: std::mem::replace(&mut item.what, What::Done), ..*item })
     }
 
     /// The next thing, if it happened to the same object at the same seq.
     fn next_part(&mut self, seq: Seq, object: ObjectId) -> Option<StepPart> {
-        let (at_seq, phase, of, _) = self.order.last()?;
-        if (*at_seq, *phase, *of) != (seq, Phase::Object, object) {
+        let next = &self.items[self.order.last()?.place()];
+        if (next.seq, next.phase, next.object) != (seq, Phase::Object, object) {
             return None;
         }
         match self.next()?.what {
@@ -383,11 +405,13 @@ impl Publisher {
     /// Ends the epoch: differences as of its last seq, rows, and objects known no more.
     fn settle(&mut self, last: Seq) -> Settled {
         let mut settled = Settled { published: Vec::with_capacity(2 * self.touched.len()), ..Settled::default() };
-        self.touched.sort_unstable_by_key(|touched| touched.object); // as arrangements and rows will want them
+        let mut order: Vec<_> = self.touched.iter().zip(0..).map(|(touched, at)| u64::from(touched.object) << 32 | at).collect();
+        order.sort_unstable(); // as arrangements and rows will want them
         let mut states: HashMap<Option<StateId>, i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();
         let mut slots = self.shared.posted.borrow_mut();
-        for Touched { object, arranged, stored } in self.touched.drain(..) {
+        for at in order {
+            let Touched { object, arranged, stored } = self.touched[at as u32 as usize];
             let life = self.lives.get_mut(object);
             let posted = life.posted;
             if posted != arranged {
@@ -411,6 +435,7 @@ impl Publisher {
                 outbox.gone.push((last, object));
             }
         }
+        self.touched.clear();
         let names = &self.shared.names.borrow().states;
         let by_name = |(state, diff): (Option<StateId>, i32)| {
             let key = state.map(|state| names.name(state).clone());

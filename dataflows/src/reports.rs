@@ -367,7 +367,11 @@ impl Reports {
         };
         let mut published = published.peekable();
         let claims = self.claims.borrow();
-        for at in &self.settled {
+        for (nth, at) in self.settled.iter().enumerate() {
+            if nth % WINDOW == 0 {
+                let next = &self.settled[nth..self.settled.len().min(nth + WINDOW)];
+                self.look_ahead_of_rows(next, &claims);
+            }
             let Dirty { object: id, agent, before, after } = self.dirty[*at as u32 as usize];
             while let Some(row) = published.next_if(|row| row.object < id) {
                 put(row, maker);
@@ -383,6 +387,17 @@ impl Reports {
         self.dirty.clear();
         self.settled.clear();
         self.withdrawn.clear();
+    }
+
+    /// Reads what the rows of these changed reports will read. Has no effect but on the cache.
+    fn look_ahead_of_rows(&self, settled: &[u64], claims: &Claims) {
+        let read = |slot: Option<Slot>| slot.map_or(0, |slot| claims.row(slot).ts_ms);
+        let words = settled
+            .iter()
+            .map(|at| self.dirty[*at as u32 as usize])
+            .fold(0, |words, dirty| words ^ read(dirty.before) ^ read(dirty.after) ^ self.object(dirty.object).name.len() as i64);
+        let names = settled.iter().fold(0, |words, at| words ^ self.object((at >> 32) as ObjectId).first_byte());
+        std::hint::black_box((words, names)); // else the reads would be left out
     }
 
     /// Publish forgot these objects, each at its seq; their ids are free once that is committed, unless something happened since.

@@ -63,7 +63,12 @@ impl Object {
     /// Reads the name and, of an object with few agents, all places.
     pub(crate) fn first_words(&self) -> u64 {
         let words = |at: usize| self.agents.get(at).map_or(0, |place| u64::from(place.noted));
-        u64::from(self.name.as_bytes().first().copied().unwrap_or(0)) + words(0) + words(4)
+        u64::from(self.first_byte()) + words(0) + words(4)
+    }
+
+    /// Reads the name.
+    pub(crate) fn first_byte(&self) -> u8 {
+        self.name.as_bytes().first().copied().unwrap_or(0)
     }
 
     /// Room for another agent: few objects have many, so nothing is set aside for objects with few.
