@@ -142,7 +142,7 @@ impl Engine {
 
     /// Reads what the next events will need of memory, given their hashes (at most [`WINDOW`] of them count), so that its fetches overlap
     /// instead of following each other. Has no effect but on time.
-    pub fn look_ahead(&self, hashes: impl Iterator<Item = u64>) {
+    pub fn look_ahead(&mut self, hashes: impl Iterator<Item = u64>) {
         self.reports.look_ahead(hashes);
     }
 

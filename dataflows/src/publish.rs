@@ -410,8 +410,11 @@ impl Publisher {
         let mut states: HashMap<Option<StateId>, i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();
         let mut slots = self.shared.posted.borrow_mut();
-        for at in order {
-            let Touched { object, arranged, stored } = self.touched[at as u32 as usize];
+        for (nth, at) in order.iter().enumerate() {
+            if nth % LOOK_AHEAD == 0 {
+                self.lives.look_ahead(order[nth..].iter().take(LOOK_AHEAD).map(|at| (at >> 32) as ObjectId));
+            }
+            let Touched { object, arranged, stored } = self.touched[*at as u32 as usize];
             let life = self.lives.get_mut(object);
             let posted = life.posted;
             if posted != arranged {

@@ -51,6 +51,8 @@ pub(crate) struct Reports {
     /// Whether any claim ever ran out, that is, had a ttl.
     any_runs_out: bool,
     ids: HashTable<(u64, ObjectId)>,
+    /// What was found by looking ahead, next last.
+    ahead: Vec<(u64, Option<ObjectId>)>,
     free: Vec<ObjectId>,
     /// Objects that publish forgot, by the seq of that.
     gone: Vec<(Seq, ObjectId)>,
@@ -146,23 +148,32 @@ impl Reports {
     }
 
     /// The id of a known object.
-    pub(crate) fn find(&self, partition: Partition, subject: Subject<'_>) -> Option<ObjectId> {
-        let is_it = |&(hash, id): &(u64, ObjectId)| {
-            hash == subject.hash && self.object(id).partition == partition && &*self.object(id).name == subject.name
+    pub(crate) fn find(&mut self, partition: Partition, subject: Subject<'_>) -> Option<ObjectId> {
+        let objects = &self.objects;
+        let is_it = |id: ObjectId| {
+            let object = objects[id as usize].as_ref();
+            object.is_some_and(|object| object.partition == partition && &*object.name == subject.name)
         };
-        self.ids.find(subject.hash, is_it).map(|(_, id)| *id)
+        let ahead = self.ahead.pop().filter(|(hash, _)| *hash == subject.hash).and_then(|(_, id)| id);
+        ahead.filter(|id| is_it(*id)).or_else(|| {
+            let found = self.ids.find(subject.hash, |&(hash, id)| hash == subject.hash && is_it(id));
+            found.map(|(_, id)| *id)
+        })
     }
 
     /// Reads what finding these objects and their agents will read, one kind of memory after the other: the reads of one kind don't wait
-    /// for each other. Has no effect but on the cache.
-    pub(crate) fn look_ahead(&self, hashes: impl Iterator<Item = u64>) {
-        let mut ids = [None; WINDOW];
-        for (id, hash) in ids.iter_mut().zip(hashes) {
-            *id = self.ids.find(hash, |(other, _)| *other == hash).map(|(_, id)| *id);
+    /// for each other. Has no effect but on the cache, and that the next finds try what was found here first.
+    pub(crate) fn look_ahead(&mut self, hashes: impl Iterator<Item = u64>) {
+        self.ahead.clear();
+        let id = |hash: u64| self.ids.find(hash, |(other, _)| *other == hash).map(|(_, id)| *id);
+        self.ahead.extend(hashes.take(WINDOW).map(|hash| (hash, id(hash))));
+        self.ahead.reverse();
+        let mut objects = [None; WINDOW];
+        for (object, (_, id)) in objects.iter_mut().zip(&self.ahead) {
+            *object = id.and_then(|id| self.objects[id as usize].as_ref());
         }
-        let objects = ids.map(|id| id.and_then(|id| self.objects[id as usize].as_ref()));
         let sizes: usize = objects.iter().flatten().map(|object| object.agents.len() + object.name.len()).sum();
-        let bytes: u64 = objects.iter().flatten().map(|object| object.first_words()).sum();
+        let bytes: u64 = objects.iter().flatten().map(|object| object.read()).sum();
         std::hint::black_box((sizes, bytes)); // else the reads would be left out
     }
 
@@ -396,7 +407,7 @@ impl Reports {
             .iter()
             .map(|at| self.dirty[*at as u32 as usize])
             .fold(0, |words, dirty| words ^ read(dirty.before) ^ read(dirty.after) ^ self.object(dirty.object).name.len() as i64);
-        let names = settled.iter().fold(0, |words, at| words ^ self.object((at >> 32) as ObjectId).first_byte());
+        let names = settled.iter().fold(0, |words, at| words ^ self.object((at >> 32) as ObjectId).read_name());
         std::hint::black_box((words, names)); // else the reads would be left out
     }
 

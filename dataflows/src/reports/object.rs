@@ -26,28 +26,28 @@ impl Place {
     pub(crate) const NOT_NOTED: u32 = u32::MAX;
 }
 
-/// Up to so many agents, an object takes memory for those it has; from there on in steps that double.
-const FEW: usize = 16;
-
-/// A known object.
+/// A known object. In a cache line of its own: nearly every report on it reads most of this, and most often nothing of its neighbours.
+#[repr(align(64))]
 pub(crate) struct Object {
     pub(crate) name: Name,
-    pub(crate) partition: Partition,
+    /// Its agents, in the order of their ids. Without spare room: few objects have many, and there are many objects.
+    pub(crate) agents: Box<[Place]>,
     /// The caller's hash, for the index.
     pub(crate) hash: u64,
-    set: u16,
     /// The seq of the last event that changed something.
     pub(crate) touched: Seq,
-    /// Its agents, in the order of their ids.
-    pub(crate) agents: Vec<Place>,
-    /// Whose claim is the newest; kept only where the rule asks.
-    newest: Option<AgentId>,
+    pub(crate) partition: Partition,
+    /// Whose claim is the newest, or [`Object::NOBODY`]; kept only where the rule asks.
+    newest: AgentId,
+    set: u16,
 }
 
 impl Object {
+    const NOBODY: AgentId = AgentId::MAX;
+
     pub(crate) fn new(name: Name, partition: Partition, hash: u64, set: usize) -> Self {
         let set = u16::try_from(set).expect("fewer than 65,536 rule sets");
-        Self { name, partition, hash, set, touched: 0, agents: Vec::new(), newest: None }
+        Self { name, agents: Box::default(), hash, touched: 0, partition, newest: Self::NOBODY, set }
     }
 
     /// Its rule set.
@@ -61,21 +61,15 @@ impl Object {
     }
 
     /// Reads the name and, of an object with few agents, all places.
-    pub(crate) fn first_words(&self) -> u64 {
+    pub(crate) fn read(&self) -> u64 {
         let words = |at: usize| self.agents.get(at).map_or(0, |place| u64::from(place.noted));
-        u64::from(self.first_byte()) + words(0) + words(4)
+        u64::from(self.read_name()) + words(0) + words(4)
     }
 
     /// Reads the name.
-    pub(crate) fn first_byte(&self) -> u8 {
-        self.name.as_bytes().first().copied().unwrap_or(0)
-    }
-
-    /// Room for another agent: few objects have many, so nothing is set aside for objects with few.
-    fn make_room(&mut self) {
-        if self.agents.len() == self.agents.capacity() && self.agents.len() < FEW {
-            self.agents.reserve_exact(if self.agents.is_empty() { 1 } else { 2 });
-        }
+    pub(crate) fn read_name(&self) -> u8 {
+        let name = self.name.as_bytes();
+        name.first().copied().unwrap_or(0) ^ name.last().copied().unwrap_or(0)
     }
 
     /// Where the agent's claim stands, or would stand.
@@ -86,22 +80,30 @@ impl Object {
 
     /// The state of the newest report, where the rule follows it.
     pub(crate) fn newest_state(&self) -> Option<StateId> {
-        let at = self.find(self.newest?).expect("the newest is held");
-        Some(self.agents[at].state)
+        (self.newest != Self::NOBODY).then(|| self.agents[self.find(self.newest).expect("the newest is held")].state)
     }
 
     /// Puts a place (or none) in the agent's place; returns what was there.
     pub(crate) fn put(&mut self, agent: AgentId, place: Option<Place>) -> Option<Place> {
         match (self.find(agent), place) {
             (Ok(at), Some(place)) => Some(std::mem::replace(&mut self.agents[at], place)),
-            (Ok(at), None) => Some(self.agents.remove(at)),
+            (Ok(at), None) => Some(self.resize(|agents| agents.remove(at))),
             (Err(at), Some(place)) => {
-                self.make_room();
-                self.agents.insert(at, place);
+                self.resize(|agents| {
+                    agents.reserve_exact(1);
+                    agents.insert(at, place);
+                });
                 None
             }
             (Err(_), None) => None,
         }
+    }
+
+    fn resize<R>(&mut self, change: impl FnOnce(&mut Vec<Place>) -> R) -> R {
+        let mut agents = std::mem::take(&mut self.agents).into_vec();
+        let result = change(&mut agents);
+        self.agents = agents.into_boxed_slice();
+        result
     }
 
     /// Remembers where the agent's change is noted.
@@ -115,14 +117,25 @@ impl Object {
     pub(crate) fn follow_newest(&mut self, agent: AgentId, set: &Set, claims: &Slots<Claim>) {
         let recency = |place: &Place| set.recency(claims.row(place.slot));
         let Ok(at) = self.find(agent) else {
-            if self.newest == Some(agent) {
-                self.newest = self.agents.iter().max_by_key(|place| recency(place)).map(|place| place.agent);
+            if self.newest == agent {
+                self.newest = self.agents.iter().max_by_key(|place| recency(place)).map_or(Self::NOBODY, |place| place.agent);
             }
             return;
         };
-        let newest = self.newest.and_then(|newest| self.find(newest).ok()).map(|at| recency(&self.agents[at]));
-        if newest.is_none_or(|newest| newest <= recency(&self.agents[at])) {
-            self.newest = Some(agent);
+        let newest = self.find(self.newest).map(|at| recency(&self.agents[at])); // nobody is not found
+        if newest.is_ok_and(|newest| newest > recency(&self.agents[at])) {
+            return;
         }
+        self.newest = agent;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_one_cache_line() {
+        assert_eq!((size_of::<Option<Object>>(), size_of::<Place>()), (64, 16));
     }
 }
