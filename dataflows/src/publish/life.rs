@@ -13,7 +13,8 @@ use crate::{
     vocabulary::{Cause, Millis, Moment, Name, Partition, due_at},
 };
 
-/// One object's life. Its place stays taken, without a row, until its id is given to another.
+/// One object's life. Its place stays taken, without a row, until its id is given to another. Two cache lines, never three.
+#[repr(align(64))]
 pub(crate) struct Life {
     pub(crate) name: Name,
     pub(crate) partition: Partition,
