@@ -164,9 +164,9 @@ impl Maker {
         Self { made: Changes::default(), places: Places::default(), rules: rules.collect() }
     }
 
-    pub(crate) fn push(&mut self, change: Made<'_>, states: &Interner) {
+    pub(crate) fn push(&mut self, change: &Made<'_>, states: &Interner) {
         let Self { made, places, .. } = self;
-        let Made { seq, moment, object, since_ms, cause, set, tally, .. } = change;
+        let Made { seq, moment, object, since_ms, cause, set, tally, .. } = *change;
         let first = made.weights.len();
         rank(tally, states, &mut made.weights);
         made.weights[first..].iter_mut().for_each(|(state, _)| *state = places.of(*state));
@@ -203,7 +203,7 @@ mod tests {
         let moment = Moment { partition: 3, event: 8, clock_ms: 100, offset: Some(9) };
         for (seq, object, now) in [(4, "a", Some(up)), (5, "", None), (6, "ß", Some(low))] {
             let (since_ms, cause, set) = (90, Cause::Vote, 1);
-            maker.push(Made { seq, moment, object, states: (now, Some(down)), since_ms, cause, set, tally: &tally }, &states);
+            maker.push(&Made { seq, moment, object, states: (now, Some(down)), since_ms, cause, set, tally: &tally }, &states);
         }
         let made = maker.take(&states);
         let change = |seq, object: &str, state: Option<&str>| Change {

@@ -355,7 +355,7 @@ impl Publisher {
         let state = |row: Option<Posted>| row.and_then(|row| row.state);
         let (states, since_ms, set) = ((state(after), state(before)), moment.clock_ms, usize::from(life.set));
         let change = Made { seq, moment, object: &life.name, states, since_ms, cause, set, tally: &tally };
-        self.shared.outbox.borrow_mut().changes.push(change, &self.shared.names.borrow().states);
+        self.shared.outbox.borrow_mut().changes.push(&change, &self.shared.names.borrow().states);
     }
 
     /// Holds the states of what is published now, lets go of those before it, and of those that came with an act.
