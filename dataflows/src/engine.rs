@@ -246,6 +246,13 @@ impl Engine {
         (self.reports.len(), names.agents.len(), names.states.len())
     }
 
+    /// How many claims and published rows have slots now. For tests of their reuse.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn slots(&self) -> (usize, usize) {
+        (self.stores.claims.borrow().len(), self.stores.posted.borrow().len())
+    }
+
     /// Retracts everything in an arrangement behind everybody's back, at a seq. For the test that shows that verdicts and answers come
     /// from there.
     #[doc(hidden)]

@@ -154,8 +154,9 @@ impl Reports {
             let object = objects[id as usize].as_ref();
             object.is_some_and(|object| object.partition == partition && &*object.name == subject.name)
         };
-        let ahead = self.ahead.pop().filter(|(hash, _)| *hash == subject.hash).and_then(|(_, id)| id);
-        ahead.filter(|id| is_it(*id)).or_else(|| {
+        // What was looked at and never came, such as a record that was rejected, is passed over.
+        let ahead = std::iter::from_fn(|| self.ahead.pop()).find(|(hash, _)| *hash == subject.hash);
+        ahead.and_then(|(_, id)| id).filter(|id| is_it(*id)).or_else(|| {
             let found = self.ids.find(subject.hash, |&(hash, id)| hash == subject.hash && is_it(id));
             found.map(|(_, id)| *id)
         })
@@ -310,7 +311,7 @@ impl Reports {
             let at = noted.filter(|at| self.dirty.get(*at as usize).is_some_and(|dirty| (dirty.object, dirty.agent) == (id, agent)));
             let at = at.unwrap_or_else(|| {
                 self.dirty.push(dirty);
-                self.dirty.len() as u32 - 1
+                u32::try_from(self.dirty.len() - 1).expect("fewer than 2^32 changed reports in an epoch")
             });
             self.dirty[at as usize].after = dirty.after;
             match claim {

@@ -46,6 +46,11 @@ impl<T> Slots<T> {
         self.free.extend(self.left.drain(..ended).map(|(_, slot)| slot));
     }
 
+    /// How many are taken, or not free again yet.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len() - self.free.len()
+    }
+
     #[inline]
     pub(crate) fn row(&self, slot: Slot) -> &T {
         &self.rows[slot as usize]

@@ -290,6 +290,7 @@ impl Trial {
         self.commit_all();
         let named = World::new(&self.plan, self.world.workers(), u64::MAX).ids();
         assert_eq!(named, self.world.ids(), "ids of objects, agents and states when nothing is known");
+        assert_eq!(self.world.slots(), (0, 0), "slots of claims and of what is published when nothing is known");
     }
 
     /// All that was committed, against a reference that saw no epochs, workers and crashes.
