@@ -33,7 +33,7 @@ use crate::{
 use life::{Act, Life, Lives, Step};
 
 /// How many lives to read at a time before their steps.
-const LOOK_AHEAD: usize = 32;
+const LOOK_AHEAD: usize = 64;
 
 /// What an epoch left, as differences at its last seq. One value for each epoch, shared by the arrangements that take their part of it.
 #[derive(Debug, Default)]

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
-pub const WINDOW: usize = 32;
+pub const WINDOW: usize = 128;
 
 /// Claims by slot.
 pub(crate) type Claims = Slots<Claim>;
