@@ -6,6 +6,7 @@
 //!
 //! Assumes that an object is introduced before anything happens to it, and that runs cover all seqs.
 
+mod agenda;
 pub(crate) mod life;
 
 use std::{cell::RefCell, rc::Rc};
@@ -30,6 +31,7 @@ use crate::{
     verdict::{Decisions, Outcome, TallyTrace, tally_at},
     vocabulary::{Millis, Moment, Name, Partition, Run, Seq, TICK_MS},
 };
+use agenda::{Agenda, Item, Phase, StepPart, What};
 use life::{Act, Life, Lives, Step};
 
 /// How many lives to read at a time before their steps.
@@ -136,57 +138,6 @@ pub(crate) fn part<'a, D: Clone + 'static>(
     })
 }
 
-/// One thing that happened, in the order in which things of one seq are taken up.
-struct Item {
-    seq: Seq,
-    phase: Phase,
-    object: ObjectId,
-    what: What,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    /// Runs, introductions, partitions given up.
-    Before,
-    /// What happens to one object, gathered into one step.
-    Object,
-    /// Comparisons after a restore.
-    After,
-}
-
-enum What {
-    Step(StepPart),
-    Run(Run),
-    Introduce(Name, Partition, usize),
-    Compare(Partition),
-    GiveUp(Partition),
-    /// Taken up already.
-    Done,
-}
-
-enum StepPart {
-    OverrideDue(Millis),
-    Outcome(Outcome),
-    Act(Act),
-}
-
-impl Item {
-    fn decision(object: ObjectId, seq: Seq, outcome: Outcome) -> Self {
-        Self { seq, phase: Phase::Object, object, what: What::Step(StepPart::Outcome(outcome)) }
-    }
-
-    fn control(seq: Seq, control: Control) -> Self {
-        let (phase, object, what) = match control {
-            Control::Run(run) => (Phase::Before, 0, What::Run(run)),
-            Control::Introduce(object, name, partition, set) => (Phase::Before, object, What::Introduce(name, partition, set)),
-            Control::GiveUp(partition) => (Phase::Before, 0, What::GiveUp(partition)),
-            Control::Act(object, act) => (Phase::Object, object, What::Step(StepPart::Act(act))),
-            Control::Compare(partition) => (Phase::After, 0, What::Compare(partition)),
-        };
-        Self { seq, phase, object, what }
-    }
-}
-
 /// An object touched in the epoch, and what was known of it before.
 #[derive(Clone, Copy)]
 struct Touched {
@@ -195,78 +146,6 @@ struct Touched {
     arranged: Option<Posted>,
     /// As in the checkpoint.
     stored: Option<Posted>,
-}
-
-/// Items in the order in which they are taken up. Their order is sorted, not they: they are large.
-struct Agenda {
-    items: Vec<Item>,
-    /// Keys of what is to come, last first.
-    order: Vec<Key>,
-}
-
-/// Seq, phase and object of an item, and its place: in one number, as that is sorted fastest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key(u128);
-
-impl Key {
-    const PLACE_BITS: u32 = 30;
-
-    fn of(item: &Item, place: usize) -> Self {
-        assert!(place < 1 << Self::PLACE_BITS, "fewer than 2^30 things happen in an epoch");
-        let words = [u128::from(item.seq) << 64, (item.phase as u128) << 62, u128::from(item.object) << Self::PLACE_BITS, place as u128];
-        Self(words[0] | words[1] | words[2] | words[3])
-    }
-
-    fn place(self) -> usize {
-        self.0 as usize & ((1 << Self::PLACE_BITS) - 1)
-    }
-
-    fn object(self) -> ObjectId {
-        (self.0 >> Self::PLACE_BITS) as ObjectId
-    }
-}
-
-impl Agenda {
-    fn new(items: Vec<Item>) -> Self {
-        let mut agenda = Self { items: Vec::new(), order: Vec::with_capacity(items.len()) };
-        agenda.add(items);
-        agenda
-    }
-
-    fn add(&mut self, mut items: Vec<Item>) {
-        if items.is_empty() {
-            return;
-        }
-        let first = self.items.len();
-        self.order.extend(items.iter().zip(first..).map(|(item, place)| Key::of(item, place)));
-        match first {
-            0 => self.items = items,
-            _ => self.items.append(&mut items),
-        }
-        self.order.sort_unstable_by(|a, b| b.cmp(a));
-    }
-
-    /// The objects of what comes next, in order.
-    fn objects(&self) -> impl Iterator<Item = ObjectId> {
-        self.order.iter().rev().map(|key| key.object())
-    }
-
-    fn next(&mut self) -> Option<Item> {
-        let item = &mut self.items[self.order.pop()?.place()];
-        Some(Item { what: std::mem::replace(&mut item.what, What::Done), ..*item })
-    }
-
-    /// The next thing, if it happened to the same object at the same seq.
-    fn next_part(&mut self, seq: Seq, object: ObjectId) -> Option<StepPart> {
-        let next = &self.items[self.order.last()?.place()];
-        if (next.seq, next.phase, next.object) != (seq, Phase::Object, object) {
-            return None;
-        }
-        match self.next()?.what {
-            What::Step(part) => Some(part),
-            _ => unreachable!("only steps are in the objects' phase"),
-        }
-    }
 }
 
 struct Publisher {
