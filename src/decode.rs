@@ -18,9 +18,8 @@ use statehouse_dataflows::vocabulary::{Event, Millis};
 
 use self::fields::{Field, Mapping, Raws};
 pub use self::reject::{Reason, Reject};
-pub use crate::config::STATE_BYTES_MAX;
 use crate::{
-    config::{AgentFrom, ConfigError, SourceConfig, SourceFormat},
+    config::{AgentFrom, ConfigError, STATE_BYTES_MAX, SourceConfig, SourceFormat},
     log::Record,
 };
 

@@ -153,8 +153,8 @@ mod tests {
     use super::*;
     use crate::{
         chunk::PIECE_BYTES_MAX,
-        config::SourceConfig,
-        decode::{Decoder, STATE_BYTES_MAX, Scratch},
+        config::{STATE_BYTES_MAX, SourceConfig},
+        decode::{Decoder, Scratch},
         log::Record,
     };
 

@@ -54,7 +54,7 @@ fn transcript(block: &str) -> Vec<Entry> {
             (None, Some(entry)) => entry.output += &format!("{line}\n"),
             (None, None) => panic!("no command before {line:?}"),
         }
-        goes_on = goes_on && line.ends_with('\\') || line.starts_with("$ ") && line.ends_with('\\');
+        goes_on = (goes_on || line.starts_with("$ ")) && line.ends_with('\\');
     }
     entries
 }

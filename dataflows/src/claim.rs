@@ -1,4 +1,4 @@
-//! A report in ids, as the index, the arrangement of reports, rules and rows have it.
+//! A report in ids, as it stands in its slot: what the index and the arrangement of reports point at, and what rules and rows read.
 
 use crate::{
     digest::ClaimWords,

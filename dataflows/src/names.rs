@@ -144,9 +144,8 @@ impl Names {
     pub(crate) fn new(named: &[String], sets: usize) -> Self {
         let mut names = Self { sets, ..Self::default() };
         for (at, state) in named.iter().enumerate() {
-            let (id, _) = names.states.intern(state);
+            let id = names.states.intern_held(state);
             debug_assert_eq!(id as usize, at, "named states are distinct");
-            names.states.hold(id);
         }
         names
     }

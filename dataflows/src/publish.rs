@@ -20,6 +20,7 @@ use timely::{
 };
 
 use crate::{
+    by_object::ByObject,
     changes::{self, Made},
     due::DueIndex,
     flat::Update,
@@ -284,16 +285,16 @@ impl Publisher {
     /// Ends the epoch: differences as of its last seq, rows, and objects known no more.
     fn settle(&mut self, last: Seq) -> Settled {
         let mut settled = Settled { published: Vec::with_capacity(2 * self.touched.len()), ..Settled::default() };
-        let mut order: Vec<_> = self.touched.iter().zip(0..).map(|(touched, at)| u64::from(touched.object) << 32 | at).collect();
+        let mut order: Vec<_> = self.touched.iter().enumerate().map(|(at, touched)| ByObject::new(touched.object, at)).collect();
         order.sort_unstable(); // as arrangements and rows will want them
         let mut states: HashMap<Option<StateId>, i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();
         let mut slots = self.shared.posted.borrow_mut();
-        for (nth, at) in order.iter().enumerate() {
+        for (nth, key) in order.iter().enumerate() {
             if nth % LOOK_AHEAD == 0 {
-                self.lives.look_ahead(order[nth..].iter().take(LOOK_AHEAD).map(|at| (at >> 32) as ObjectId));
+                self.lives.look_ahead(order[nth..].iter().take(LOOK_AHEAD).map(|key| key.object()));
             }
-            let Touched { object, arranged, stored } = self.touched[*at as u32 as usize];
+            let Touched { object, arranged, stored } = self.touched[key.place()];
             let life = self.lives.get_mut(object);
             let posted = life.posted;
             if posted != arranged {

@@ -1,24 +1,27 @@
 //! reports: the upsert. Events in, differences out: of the per-agent reports of each object, and of its tally; and, of a
 //! closed epoch, the rows of the checkpoint.
 //!
-//! First stage of the dataflow, in front of its inputs. Per worker one index (partition, object) → its agents → latest report, in ids.
+//! First stage of the dataflow, in front of its inputs. Per worker one index (partition, object) → its agents → slot of the latest claim.
 //! Latest means last to arrive, or highest timestamp where the rule set says so; what is late is ignored and counted. Where nobody looks
 //! at recency an unchanged claim costs one probe and makes no difference, no row.
 //!
-//! Assumes that seqs rise and that an object's events come in the order of their offsets. The index is the first copy of the reports; the
-//! second is the arrangement that questions read. Known limit: an object's agents stand in one sorted vector, so the first report of each
+//! Assumes that seqs rise and that an object's events come in the order of their offsets. Claims stand once,
+//! in their slots; the index and the arrangement that questions read both point there. Known limit: an object's agents stand in one sorted vector, so the first report of each
 //! of very many agents moves that vector.
 
+mod changed;
 mod object;
 
 use std::{cell::RefCell, rc::Rc};
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 
+use changed::{Change, Changed};
 pub(crate) use object::Object;
 use object::Place;
 
 use crate::{
+    by_object::ByObject,
     claim::Claim,
     digest::{claim_hash, published_hash},
     flat::Update,
@@ -27,7 +30,7 @@ use crate::{
     posted::Posted,
     publish::ObjectRow,
     rows::make::Maker,
-    rule::decide::Rules,
+    rule::decide::{Rules, Set},
     slots::{Slot, Slots},
     tally::Tally,
     vocabulary::{Millis, Moment, Name, Partition, Report, Seq, due_at},
@@ -48,27 +51,23 @@ pub(crate) type TallyDiff = Update<ObjectId, (), Tally>;
 pub(crate) struct Reports {
     objects: Vec<Option<Object>>,
     claims: Rc<RefCell<Claims>>,
-    /// Whether any claim ever ran out, that is, had a ttl.
-    any_runs_out: bool,
+    /// Whether any claim ever had a ttl; while none had, none has to be looked up for it.
+    any_ttl: bool,
     ids: HashTable<(u64, ObjectId)>,
     /// What was found by looking ahead, next last.
     ahead: Vec<(u64, Option<ObjectId>)>,
     free: Vec<ObjectId>,
     /// Objects that publish forgot, by the seq of that.
     gone: Vec<(Seq, ObjectId)>,
-    /// Reports changed since the epoch began, with what they were before their first change in it.
-    dirty: Vec<Dirty>,
-    /// What is different at the epoch's end: object and place in `dirty`, in one number, rising.
-    settled: Vec<u64>,
+    /// Since the epoch began.
+    changed: Changed,
     /// Whether somebody looks at the reports collection between an epoch's ends; else a report makes its differences as of its last seq.
     every_seq: bool,
-    /// Reports withdrawn in the epoch and where they are noted, should they come back in it.
-    withdrawn: HashMap<(ObjectId, AgentId), u32>,
     pub(crate) report_diffs: Vec<ReportDiff>,
     pub(crate) tally_diffs: Vec<TallyDiff>,
     ordered_tally_diffs: Vec<TallyDiff>,
-    /// Room for ordering: keys with places.
-    order: Vec<u64>,
+    /// Room for ordering them.
+    order: Vec<ByObject>,
     pub(crate) counts: Counts,
 }
 
@@ -97,23 +96,6 @@ struct Put {
     agent: AgentId,
     claim: Option<Claim>,
     note: Note,
-}
-
-/// A report changed in the epoch: where the claim is that stood before it, and the one that stands now.
-#[derive(Clone, Copy)]
-struct Dirty {
-    object: ObjectId,
-    agent: AgentId,
-    before: Option<Slot>,
-    after: Option<Slot>,
-}
-
-impl Dirty {
-    fn differ(&self, seq: Seq, diffs: &mut Vec<ReportDiff>) {
-        let update = |slot: Option<Slot>, diff| slot.map(|value| Update { key: self.object, value, seq, diff });
-        diffs.extend(update(self.before, -1));
-        diffs.extend(update(self.after, 1));
-    }
 }
 
 /// The object an event is about.
@@ -208,7 +190,7 @@ impl Reports {
         }
         let agent = names.agent(said.agent, |set| rules.sets[set].weight(said.agent));
         let held = object.find(agent);
-        if held.is_ok_and(|at| set.order == Order::Timestamp && said.ts_ms < self.claims.borrow().row(object.agents[at].slot).ts_ms) {
+        if held.is_ok_and(|at| is_late(set, said.ts_ms, object.agents[at].slot, &self.claims)) {
             self.counts.late += 1;
             return;
         }
@@ -216,13 +198,13 @@ impl Reports {
         let due_ms = said.ttl_ms.map_or(Claim::NEVER, |ttl_ms| due_at(moment.clock_ms, ttl_ms));
         let offset = moment.offset.expect("reports come from records");
         let claim = Claim { agent, state, ts_ms: said.ts_ms, offset, due_ms };
-        let runs_out = |place: &Place| self.any_runs_out && self.claims.borrow().row(place.slot).due().is_some();
+        let runs_out = |place: &Place| self.any_ttl && self.claims.borrow().row(place.slot).due().is_some();
         let is_same = |place: &Place| !set.recency && place.state == state && claim.due().is_none() && !runs_out(place);
         if held.is_ok_and(|at| is_same(&object.agents[at])) {
             self.counts.unchanged += 1;
             return;
         }
-        self.any_runs_out |= claim.due().is_some();
+        self.any_ttl |= claim.due().is_some();
         object.touched = *seq;
         names.states.hold(state);
         self.replace(id, Put { agent, claim: Some(claim), note: Note::Row }, context);
@@ -233,8 +215,7 @@ impl Reports {
         let Some(agent) = context.names.agents.find(agent) else { return false };
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let Ok(at) = object.find(agent) else { return false };
-        let set = &context.rules.sets[object.set()];
-        if set.order == Order::Timestamp && ts_ms < self.claims.borrow().row(object.agents[at].slot).ts_ms {
+        if is_late(&context.rules.sets[object.set()], ts_ms, object.agents[at].slot, &self.claims) {
             self.counts.late += 1;
             return false;
         }
@@ -259,11 +240,10 @@ impl Reports {
     pub(crate) fn restore(&mut self, id: ObjectId, agent: &Name, report: &Report, context: &mut Context<'_>) {
         let rules = context.rules;
         let agent = context.names.agent(agent, |set| rules.sets[set].weight(agent));
-        let (state, _) = context.names.states.intern(&report.state);
-        context.names.states.hold(state);
+        let state = context.names.states.intern_held(&report.state);
         let due_ms = report.due_ms.unwrap_or(Claim::NEVER);
         let claim = Claim { agent, state, ts_ms: report.ts_ms, offset: report.offset, due_ms };
-        self.any_runs_out |= claim.due().is_some();
+        self.any_ttl |= claim.due().is_some();
         self.object_mut(id).touched = context.seq;
         self.replace(id, Put { agent, claim: Some(claim), note: Note::None }, context);
     }
@@ -274,15 +254,13 @@ impl Reports {
             |(id, object): (usize, &Option<Object>)| object.as_ref().filter(|object| object.partition == partition).map(|_| id as ObjectId);
         let ids: Vec<_> = self.objects.iter().enumerate().filter_map(mine).collect();
         ids.iter().for_each(|id| self.withdraw_all(*id, Note::None, context));
-        let Self { dirty, withdrawn, objects, every_seq, report_diffs, .. } = self;
+        let Self { changed, objects, every_seq, report_diffs, .. } = self;
         let is_mine = |id: ObjectId| objects[id as usize].as_ref().is_some_and(|object| object.partition == partition);
-        withdrawn.retain(|(id, _), _| !is_mine(*id));
-        for dirty in dirty.iter_mut().filter(|dirty| is_mine(dirty.object)) {
+        changed.forget(is_mine, |change| {
             if !*every_seq {
-                dirty.differ(context.seq, report_diffs);
+                change.differ(context.seq, report_diffs);
             }
-            *dirty = Dirty { agent: AgentId::MAX, before: None, after: None, ..*dirty }; // no row, and nobody's place any more
-        }
+        });
         ids
     }
 
@@ -302,22 +280,13 @@ impl Reports {
             names.states.release(before.state, *seq);
             claims.release(before.slot, *seq);
         }
-        let dirty = Dirty { object: id, agent, before: before.map(|place| place.slot), after: place.map(|place| place.slot) };
+        let change = Change { object: id, agent, before: before.map(|place| place.slot), after: place.map(|place| place.slot) };
         if self.every_seq || note == Note::None {
-            dirty.differ(*seq, &mut self.report_diffs);
+            change.differ(*seq, &mut self.report_diffs);
         }
         if note == Note::Row {
-            let noted = before.map(|place| place.noted).or_else(|| self.withdrawn.get(&(id, agent)).copied());
-            let at = noted.filter(|at| self.dirty.get(*at as usize).is_some_and(|dirty| (dirty.object, dirty.agent) == (id, agent)));
-            let at = at.unwrap_or_else(|| {
-                self.dirty.push(dirty);
-                u32::try_from(self.dirty.len() - 1).expect("fewer than 2^32 changed reports in an epoch")
-            });
-            self.dirty[at as usize].after = dirty.after;
-            match claim {
-                Some(_) => object.note(agent, at),
-                None => _ = self.withdrawn.insert((id, agent), at),
-            }
+            let at = self.changed.note(change, before.map(|place| place.noted));
+            object.note(agent, at);
         }
         match (before, claim) {
             (None, Some(_)) => names.agents.hold(agent),
@@ -338,18 +307,9 @@ impl Reports {
 
     /// Ends the epoch at `last`: orders what is different now.
     pub(crate) fn settle(&mut self, last: Seq) {
-        let Self { dirty, settled, report_diffs, every_seq, .. } = self;
-        let different = dirty.iter().zip(0..).filter(|(dirty, _)| dirty.before != dirty.after);
-        settled.extend(different.map(|(dirty, at)| u64::from(dirty.object) << 32 | at));
-        settled.sort_unstable();
-        if *every_seq {
-            return;
-        }
-        report_diffs.reserve(2 * settled.len());
-        for same in settled.chunk_by(|a, b| a >> 32 == b >> 32) {
-            let first = report_diffs.len();
-            same.iter().for_each(|at| dirty[*at as u32 as usize].differ(last, report_diffs));
-            report_diffs[first..].sort_unstable_by_key(|update| update.value); // as they will be arranged
+        self.changed.settle();
+        if !self.every_seq {
+            self.changed.differ(last, &mut self.report_diffs);
         }
     }
 
@@ -358,11 +318,11 @@ impl Reports {
     pub(crate) fn diffs(&mut self) -> (&mut Vec<ReportDiff>, &mut Vec<TallyDiff>) {
         let Self { report_diffs, tally_diffs, ordered_tally_diffs, order, .. } = self;
         order.clear();
-        order.extend(tally_diffs.iter().zip(0..).map(|(update, at)| u64::from(update.key) << 32 | at));
+        order.extend(tally_diffs.iter().enumerate().map(|(at, update)| ByObject::new(update.key, at)));
         order.sort_unstable();
         ordered_tally_diffs.reserve_exact(order.len());
-        ordered_tally_diffs.extend(order.iter().map(|at| {
-            let update = &mut tally_diffs[*at as u32 as usize];
+        ordered_tally_diffs.extend(order.iter().map(|key| {
+            let update = &mut tally_diffs[key.place()];
             Update { diff: std::mem::take(&mut update.diff), ..*update }
         }));
         tally_diffs.clear();
@@ -379,36 +339,30 @@ impl Reports {
         };
         let mut published = published.peekable();
         let claims = self.claims.borrow();
-        for (nth, at) in self.settled.iter().enumerate() {
-            if nth % WINDOW == 0 {
-                let next = &self.settled[nth..self.settled.len().min(nth + WINDOW)];
-                self.look_ahead_of_rows(next, &claims);
+        for run in self.changed.settled(WINDOW) {
+            self.look_ahead_of_rows(run.clone(), &claims);
+            for &Change { object: id, agent, before, after } in run {
+                while let Some(row) = published.next_if(|row| row.object < id) {
+                    put(row, maker);
+                }
+                let place = maker.object(id, self.object(id));
+                let [before, after] = [before, after].map(|slot| slot.map(|slot| claims.row(slot)));
+                let hash = |claim: &Claim| claim_hash(place, names.agents.digest(agent), &claim.words(names));
+                let delta = after.map_or(0, hash).wrapping_sub(before.map_or(0, hash));
+                maker.report(agent, after, delta);
             }
-            let Dirty { object: id, agent, before, after } = self.dirty[*at as u32 as usize];
-            while let Some(row) = published.next_if(|row| row.object < id) {
-                put(row, maker);
-            }
-            let place = maker.object(id, self.object(id));
-            let [before, after] = [before, after].map(|slot| slot.map(|slot| claims.row(slot)));
-            let hash = |claim: &Claim| claim_hash(place, names.agents.digest(agent), &claim.words(names));
-            let delta = after.map_or(0, hash).wrapping_sub(before.map_or(0, hash));
-            maker.report(agent, after, delta);
         }
         published.for_each(|row| put(row, maker));
         drop(claims);
-        self.dirty.clear();
-        self.settled.clear();
-        self.withdrawn.clear();
+        self.changed.clear();
     }
 
     /// Reads what the rows of these changed reports will read. Has no effect but on the cache.
-    fn look_ahead_of_rows(&self, settled: &[u64], claims: &Claims) {
+    fn look_ahead_of_rows<'a>(&self, run: impl Iterator<Item = &'a Change> + Clone, claims: &Claims) {
         let read = |slot: Option<Slot>| slot.map_or(0, |slot| claims.row(slot).ts_ms);
-        let words = settled
-            .iter()
-            .map(|at| self.dirty[*at as u32 as usize])
-            .fold(0, |words, dirty| words ^ read(dirty.before) ^ read(dirty.after) ^ self.object(dirty.object).name.len() as i64);
-        let names = settled.iter().fold(0, |words, at| words ^ self.object((at >> 32) as ObjectId).read_name());
+        let read = |change: &Change| read(change.before) ^ read(change.after) ^ self.object(change.object).name.len() as i64;
+        let words = run.clone().fold(0, |words, change| words ^ read(change));
+        let names = run.fold(0, |words, change| words ^ self.object(change.object).read_name());
         std::hint::black_box((words, names)); // else the reads would be left out
     }
 
@@ -448,6 +402,10 @@ impl Reports {
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
     }
+}
+
+fn is_late(set: &Set, ts_ms: Millis, held: Slot, claims: &RefCell<Claims>) -> bool {
+    set.order == Order::Timestamp && ts_ms < claims.borrow().row(held).ts_ms
 }
 
 #[cfg(test)]

@@ -231,7 +231,7 @@ pub struct Published {
     pub revision: u64,
 }
 
-/// An agent's latest report: a row of the checkpoint and of the API (the arrangement `reports` has it in ids).
+/// An agent's latest report: a row of the checkpoint and of the API (the arrangement `reports` has its slot).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Report {
     /// The state claimed.

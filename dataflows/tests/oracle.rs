@@ -270,8 +270,24 @@ impl Trial {
         if self.open.lost.contains(&partition) {
             self.seal();
         }
+        self.restore_in_vain(partition);
         self.restore(partition);
         self.unfed.extend(self.away.remove(&partition).into_iter().flatten());
+    }
+
+    /// The partition goes again before all of its rows came: in the same epoch or another, which leaves nothing of it.
+    fn restore_in_vain(&mut self, partition: Partition) {
+        let objects = self.store.of(partition);
+        self.world.restore(&mut self.now.pump, partition, &objects[..objects.len() / 2]);
+        self.unsettled = self.now.pump.next - 1;
+        if self.now.pump.next.is_multiple_of(2) {
+            self.seal();
+        }
+        self.world.give_up(&mut self.now.pump, partition);
+        self.unsettled = self.now.pump.next - 1;
+        if self.now.pump.next.is_multiple_of(3) {
+            self.seal();
+        }
     }
 
     /// Rows cause no rows, and no changes unless the plan is another.
