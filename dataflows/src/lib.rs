@@ -5,9 +5,9 @@
 //! that says what it must do; `tests/oracle.rs` holds the one against the other.
 //!
 //! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert of `claim`s,
-//! `tally` the difference type, `flat` the arrangements (of `slots`, sorted `by_object`), `verdict` (with [`rule`]) decides, `publish` (with `due`) says what is `posted` and
-//! makes [`changes`], [`rows`] is what the checkpoint gets, [`query`] has the answers (`votes` in them as in changes) and [`digest`] what the
-//! checkpoint is checked by.
+//! `tally` the difference type, `flat` the arrangements (of `slots`, sorted `by_object`), `verdict` (with [`rule`]) decides, `publish`
+//! (with `due`) says what is `posted` and makes [`changes`], [`rows`] is what the checkpoint gets, [`query`] has the answers (`votes` in
+//! them as in changes) and [`digest`] what the checkpoint is checked by.
 
 mod by_object;
 pub mod changes;
