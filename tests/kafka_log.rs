@@ -13,7 +13,7 @@ use std::{
 
 use rdkafka::{
     consumer::{BaseConsumer, Consumer},
-    producer::{BaseProducer, Producer},
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 use statehouse::{
     config::Config,
@@ -66,6 +66,30 @@ fn an_empty_house_is_caught_up_at_once() {
         });
     });
     assert!(log.committer.transact(Transaction::default()).expect("nothing to do").is_empty());
+}
+
+#[test]
+fn a_first_start_begins_where_it_is_told() {
+    const FIRST_MS: i64 = 1_763_000_000_000;
+    let house = House::new();
+    let mut log = house.open();
+    let agent: BaseProducer = client(&house).create().expect("a producer");
+    for nth in 0..4 {
+        let topic = house.topic("reports");
+        let record = BaseRecord::to(&topic).key("o").payload("{}").partition(1).timestamp(FIRST_MS + 1_000 * nth);
+        agent.send(record).expect("sent");
+    }
+    agent.flush(PATIENCE).expect("delivered");
+    for (start, offset) in [
+        (Start::Earliest, 0),
+        (Start::Latest, 4),
+        (Start::Timestamp(0), 0),
+        (Start::Timestamp(FIRST_MS + 2_000), 2),
+        (Start::Timestamp(FIRST_MS + 2_001), 3),
+        (Start::Timestamp(FIRST_MS + 3_001), 4),
+    ] {
+        assert_eq!(known(|| log.checkpoint.start_offset(1, start)), offset, "{start:?}");
+    }
 }
 
 #[test]
