@@ -1,4 +1,4 @@
-//! The log on a real broker: epochs in and out, what a crash leaves, who may commit, what the start refuses, and an outage.
+//! The log on a real broker: epochs in and out, what a crash leaves, who may commit, and an outage.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use std::{
 
 use rdkafka::{
     consumer::{BaseConsumer, Consumer},
-    producer::{BaseProducer, BaseRecord, Producer},
+    producer::{BaseProducer, Producer},
 };
 use statehouse::{
     config::Config,
@@ -66,30 +66,6 @@ fn an_empty_house_is_caught_up_at_once() {
         });
     });
     assert!(log.committer.transact(Transaction::default()).expect("nothing to do").is_empty());
-}
-
-#[test]
-fn a_first_start_begins_where_it_is_told() {
-    const FIRST_MS: i64 = 1_763_000_000_000;
-    let house = House::new();
-    let mut log = house.open();
-    let agent: BaseProducer = client(&house).create().expect("a producer");
-    for nth in 0..4 {
-        let topic = house.topic("reports");
-        let record = BaseRecord::to(&topic).key("o").payload("{}").partition(1).timestamp(FIRST_MS + 1_000 * nth);
-        agent.send(record).expect("sent");
-    }
-    agent.flush(PATIENCE).expect("delivered");
-    for (start, offset) in [
-        (Start::Earliest, 0),
-        (Start::Latest, 4),
-        (Start::Timestamp(0), 0),
-        (Start::Timestamp(FIRST_MS + 2_000), 2),
-        (Start::Timestamp(FIRST_MS + 2_001), 3),
-        (Start::Timestamp(FIRST_MS + 3_001), 4),
-    ] {
-        assert_eq!(known(|| log.checkpoint.start_offset(1, start)), offset, "{start:?}");
-    }
 }
 
 #[test]
@@ -485,51 +461,6 @@ fn state_without_offsets_is_refused() {
     await_partitions(&mut log, 3);
     let error = log.checkpoint.progress(0).expect_err("refused");
     assert!(matches!(error, LogError::Corrupt(_)) && error.to_string().contains("offsets.retention.minutes"), "{error}");
-}
-
-#[test]
-fn the_start_verifies_topics() {
-    let mut house = House::new();
-    house.kafka = "create_topics = false".into();
-    let refusal = house.refusal();
-    assert!(refusal.contains(&format!("--topic {} --partitions 3", house.topic("reports"))), "{refusal}");
-    house.kafka.clear();
-    let warnings = kafka::check(&house.config(), PATIENCE).expect("it would start");
-    assert!(warnings[0].contains("will be created"), "{warnings:?}");
-    drop(house.open());
-    let warnings = kafka::check(&house.config(), PATIENCE).expect("it would start");
-    assert!(warnings.iter().all(|warning| warning.contains("replicas")), "{warnings:?}");
-
-    // Another house's sink has more partitions; and a sink is no checkpoint.
-    let mut larger = House::new();
-    larger.kafka = "replication_factor = 1".into();
-    let mut config = larger.config();
-    config.kafka.partitions = 5;
-    drop(kafka::open(&config).expect("an open log"));
-    let mut mixed = house.config();
-    mixed.topics.sink = Some(larger.topic("changes"));
-    let Err(error) = kafka::open(&mixed) else { panic!("refused") };
-    assert!(matches!(error, LogError::Setting(_)) && error.to_string().contains("has 5 partitions, but the source"), "{error}");
-    let mut mixed = house.config();
-    mixed.topics.checkpoint = Some(house.topic("rejects"));
-    let Err(error) = kafka::open(&mixed) else { panic!("refused") };
-    assert!(error.to_string().contains("each topic of a house needs a name of its own"), "{error}");
-    let other = House::new();
-    drop(other.open());
-    mixed.topics.checkpoint = Some(other.topic("rejects"));
-    let Err(error) = kafka::open(&mixed) else { panic!("refused") };
-    assert!(matches!(error, LogError::Setting(_)) && error.to_string().contains("retention.ms"), "{error}");
-    let mut greedy = House::new();
-    greedy.kafka = "replication_factor = 9".into();
-    assert!(greedy.refusal().contains("kafka.replication_factor = 9"));
-}
-
-#[test]
-fn brokers_that_are_away_are_waited_for() {
-    let mut house = House::new();
-    house.brokers = "127.0.0.1:1".into();
-    let refusal = house.refusal();
-    assert!(refusal.contains("127.0.0.1:1") && refusal.contains("kafka.brokers"), "{refusal}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A house on Kafka for each test of the log, what its epochs look like, and what an ordinary client reads of them.
 //!
 //! Include it with `#[path = "support/kafka_house.rs"] mod kafka_house;`, beside the broker.
-#![allow(unreachable_pub, reason = "a module of test programs")]
+#![allow(unreachable_pub, dead_code, reason = "each test program includes the whole module and uses its part")]
 
 use std::{
     collections::BTreeSet,
