@@ -193,6 +193,7 @@ pub fn open_transaction(house: &House, transactional_id: &str, partitions: i32) 
 }
 
 /// Everything committed in a topic, up to its true end, as an ordinary client reads it.
+#[derive(Debug)]
 pub struct Line {
     pub partition: i32,
     pub key: Option<String>,

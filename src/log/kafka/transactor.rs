@@ -231,18 +231,17 @@ fn sink_record<'a>(topic: &'a str, change: &'a SinkRecord) -> BaseRecord<'a, [u8
     record.headers(headers)
 }
 
-/// The record as it came, with its place and what was wrong in headers.
+/// The record's bytes as they came; its place, its time and what was wrong in headers. Its time is not the reject's: of an old record the
+/// topic's retention would soon delete the reject, and one of the far future the broker may not take.
 fn reject_record<'a>(grounds: &'a Grounds, partition: Partition, reject: &'a RejectRecord) -> BaseRecord<'a, [u8], [u8], usize> {
     let topics = &grounds.settings.topics;
     let source = format!("{}/{partition}/{}", topics.source, reject.offset);
     let mut headers = OwnedHeaders::new()
         .insert(Header { key: "statehouse-reason", value: Some(reject.reason) })
         .insert(Header { key: "statehouse-detail", value: Some(&reject.detail) })
-        .insert(Header { key: "statehouse-source", value: Some(&source) });
+        .insert(Header { key: "statehouse-source", value: Some(&source) })
+        .insert(Header { key: "statehouse-timestamp-ms", value: Some(&reject.timestamp_ms.to_string()) });
     let mut record = BaseRecord::with_opaque_to(&topics.rejects, 0).partition(partition);
-    if reject.timestamp_ms >= 0 {
-        record = record.timestamp(reject.timestamp_ms);
-    }
     // One record that the topic does not take would fail its epoch for ever: better a reject without its value than a house that stands.
     let mut left = grounds.reject_bytes_max.saturating_sub(reject.detail.len() + source.len());
     if let Some(key) = &reject.key {
