@@ -42,9 +42,10 @@ fn main() {
     let held: usize = done.iter().map(|done| done.held).sum();
     let peak_bytes = done.iter().map(|done| done.resident_bytes).max().unwrap_or(0);
     let rate = reports as f64 / seconds;
+    let cpu_ns = done.iter().map(|done| done.cpu_ns).sum::<u64>() as f64 / reports as f64;
     println!(
         "engine reports={reports} objects={objects} agents={agents} epoch={epoch} workers={workers} reports_per_s={rate:.0} \
-         reports_per_s_per_core={:.0} changes={changes} held={held} bytes_per_report_held={:.0}",
+         reports_per_s_per_core={:.0} cpu_ns_per_report={cpu_ns:.0} changes={changes} held={held} bytes_per_report_held={:.0}",
         rate / workers as f64,
         (peak_bytes.saturating_sub(before_bytes)) as f64 / held as f64
     );
@@ -84,6 +85,7 @@ struct Done {
     changes: usize,
     held: usize,
     finished: Instant,
+    cpu_ns: u64,
     /// Memory while everything is held.
     resident_bytes: u64,
 }
@@ -92,7 +94,8 @@ struct Done {
 fn work(world: &World, arrivals: &Arrivals, (worker, workers): (usize, usize), epoch: u64) -> Done {
     let plan = Plan::of(RuleSet::new(Rule::Majority)).expect("a valid plan");
     let mut engine = Engine::new(Arc::new(plan));
-    let mut done = Done { changes: 0, held: 0, finished: Instant::now(), resident_bytes: 0 };
+    let mut done = Done { changes: 0, held: 0, finished: Instant::now(), cpu_ns: 0, resident_bytes: 0 };
+    let cpu_before_ns = cpu_ns();
     let total = arrivals.reports.len() as u64;
     let mut mine = Vec::new();
     let mut first = 0;
@@ -116,6 +119,7 @@ fn work(world: &World, arrivals: &Arrivals, (worker, workers): (usize, usize), e
         first = end;
     }
     done.finished = Instant::now();
+    done.cpu_ns = cpu_ns() - cpu_before_ns;
     let query = statehouse_dataflows::query::ListQuery { limit: usize::MAX, ..Default::default() };
     done.held = engine.list(&query).iter().map(|view| view.votes.live as usize).sum();
     done.resident_bytes = resident_bytes();
@@ -127,6 +131,12 @@ fn mixed(number: u64) -> u64 {
     let number = (number.wrapping_add(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     number ^ (number >> 31)
+}
+
+/// What this thread has had of a core.
+fn cpu_ns() -> u64 {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    schedstat.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
 }
 
 fn resident_bytes() -> u64 {

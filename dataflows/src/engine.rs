@@ -40,7 +40,7 @@ use crate::{
     names::{Names, ObjectId},
     plan::Plan,
     posted::Posted,
-    publish::{Control, Outbox, Settled, Shared, life::Act, part, publish},
+    publish::{Control, ObjectRow, Outbox, Settled, Shared, life::Act, part, publish},
     reports::{Claims, Context, ReportDiff, Reports, Said, Subject, TallyDiff},
     rows::{Rows, make::Maker},
     rule::decide::Rules,
@@ -194,7 +194,8 @@ impl Engine {
                 RowValue::Object(Some(published)) => {
                     self.reports.object_mut(id).touched = seq; // it may have been given up in this very epoch
                     let posted = Posted::of(published, |state| self.stores.names.borrow_mut().states.intern_held(state));
-                    self.control(seq, Control::Act(id, Act::Restore(posted)));
+                    let slot = self.stores.posted.borrow_mut().take(posted);
+                    self.control(seq, Control::Restore(id, slot));
                 }
                 RowValue::Report(_, None) | RowValue::Object(None) => {}
             }
@@ -267,8 +268,10 @@ impl Engine {
     /// What the epoch left behind, put in order.
     fn collect(&mut self) -> Closed {
         let Outbox { changes, rows, gone } = &mut *self.outbox.borrow_mut();
-        let names = self.stores.names.borrow();
-        self.reports.take_rows(rows.drain(..), &names, &mut self.maker);
+        let (names, posted) = (self.stores.names.borrow(), self.stores.posted.borrow());
+        let row = |slot: Option<Slot>| slot.map(|slot| posted.row(slot));
+        let resolved = rows.drain(..).map(|ObjectRow { object, stored, posted }| (object, [stored, posted].map(row)));
+        self.reports.take_rows(resolved, &names, &mut self.maker);
         let (rows, digests) = self.maker.take(&names);
         self.reports.forgotten(gone.drain(..));
         let counts = std::mem::take(&mut self.reports.counts);

@@ -196,19 +196,21 @@ impl<K: Part, V: Part, R: Diff> Merger<Flat<K, V, R>> for FlatMerger<K, V, R> {
     fn work(&mut self, earlier: &Flat<K, V, R>, later: &Flat<K, V, R>, fuel: &mut isize) {
         let (a, b) = (&earlier.updates, &later.updates);
         let (mut at_a, mut at_b) = self.done;
-        while *fuel > 0 && (at_a < a.len() || at_b < b.len()) {
-            let first_is_next = match (a.get(at_a), b.get(at_b)) {
-                (Some(a), Some(b)) => (&a.key, &a.value) <= (&b.key, &b.value),
-                (first, _) => first.is_some(),
-            };
-            if first_is_next {
-                self.push(&a[at_a]);
-                at_a += 1;
-            } else {
-                self.push(&b[at_b]);
-                at_b += 1;
-            }
+        // Which one is next nobody can predict, so the choice is made without a branch on it.
+        while let (true, Some(from_a), Some(from_b)) = (*fuel > 0, a.get(at_a), b.get(at_b)) {
+            let is_a = (&from_a.key, &from_a.value) <= (&from_b.key, &from_b.value);
+            self.push(std::hint::select_unpredictable(is_a, from_a, from_b));
+            at_a += usize::from(is_a);
+            at_b += usize::from(!is_a);
             *fuel -= 1;
+        }
+        // With fuel left, one of the two is at its end.
+        for (rest, at) in [(a, &mut at_a), (b, &mut at_b)] {
+            while let (true, Some(next)) = (*fuel > 0, rest.get(*at)) {
+                self.push(next);
+                *at += 1;
+                *fuel -= 1;
+            }
         }
         self.done = (at_a, at_b);
     }

@@ -58,6 +58,8 @@ pub(crate) enum Control {
     Introduce(ObjectId, Name, Partition, usize),
     /// Something happens to an object.
     Act(ObjectId, Act),
+    /// What the checkpoint says is published of an object stands in this slot.
+    Restore(ObjectId, Slot),
     /// A partition's state is complete: compare it with what the rules make of it.
     Compare(Partition),
     /// A partition's state goes, without a change.
@@ -75,11 +77,13 @@ pub(crate) struct Outbox {
 }
 
 /// What is published of an object, where the checkpoint has something else.
+#[derive(Clone, Copy)]
 pub(crate) struct ObjectRow {
     pub(crate) object: ObjectId,
-    /// As in the checkpoint.
-    pub(crate) stored: Option<Posted>,
-    pub(crate) posted: Option<Posted>,
+    /// Where the row is that the checkpoint has.
+    pub(crate) stored: Option<Slot>,
+    /// Where it is now.
+    pub(crate) posted: Option<Slot>,
 }
 
 /// What the operator may look at.
@@ -139,14 +143,22 @@ pub(crate) fn part<'a, D: Clone + 'static>(
     })
 }
 
-/// An object touched in the epoch, and what was known of it before.
+/// An object touched in the epoch. What was arranged of it before stands in its life's slot.
 #[derive(Clone, Copy)]
 struct Touched {
     object: ObjectId,
-    /// As arranged.
-    arranged: Option<Posted>,
-    /// As in the checkpoint.
-    stored: Option<Posted>,
+    stored: Stored,
+}
+
+/// What the checkpoint has of a touched object.
+#[derive(Clone, Copy)]
+enum Stored {
+    /// What was arranged before the epoch.
+    Arranged,
+    /// Nothing that we have to know of: the partition was given up.
+    Nothing,
+    /// What was restored in the epoch.
+    Restored(Slot),
 }
 
 struct Publisher {
@@ -169,21 +181,21 @@ impl Publisher {
         let mut looked_ahead = 0;
         while let Some(item) = agenda.next() {
             if looked_ahead == 0 {
-                self.lives.look_ahead(agenda.objects().take(LOOK_AHEAD));
+                self.lives.look_ahead(agenda.objects().take(LOOK_AHEAD), &self.shared.posted.borrow());
                 looked_ahead = LOOK_AHEAD;
             }
             looked_ahead -= 1;
             match item.what {
-                What::Run(run) => agenda.add(self.begin(run)),
+                What::Run(run) => agenda.add(self.begin(*run)),
                 What::Introduce(name, partition, set) => self.lives.introduce(item.object, Life::new(name, partition, set)),
                 What::GiveUp(partition) => self.give_up(partition, item.seq),
                 What::Compare(partition) => self.compare(partition, item.seq),
                 What::Done => unreachable!("nothing is taken up twice"),
                 What::Step(part) => {
                     let mut step = Step::default();
-                    step.take(part);
+                    self.gather((item.object, item.seq), part, &mut step);
                     while let Some(part) = agenda.next_part(item.seq, item.object) {
-                        step.take(part);
+                        self.gather((item.object, item.seq), part, &mut step);
                     }
                     self.step(item.object, item.seq, step);
                 }
@@ -210,25 +222,41 @@ impl Publisher {
         due.into_iter().map(item).collect()
     }
 
+    /// Takes a part of what happened to an object into its step.
+    fn gather(&mut self, (object, seq): (ObjectId, Seq), part: StepPart, step: &mut Step) {
+        match part {
+            StepPart::OverrideDue(due_ms) => step.override_due_ms = Some(due_ms),
+            StepPart::Outcome(Outcome::Emptied) if step.outcome.is_some() => {} // a decision at the same seq counts
+            StepPart::Outcome(outcome) => step.outcome = Some(outcome),
+            StepPart::Act(act) => step.act = Some(act),
+            StepPart::Restore(slot) => {
+                self.touch(object, Some(Stored::Restored(slot)));
+                let slots = &mut *self.shared.posted.borrow_mut();
+                step.restored = Some(*slots.row(slot));
+                slots.release(slot, seq); // it can be read until the epoch is committed
+            }
+        }
+    }
+
     fn step(&mut self, object: ObjectId, seq: Seq, mut step: Step) {
         let moment = self.moment(seq);
         let life = self.lives.get_mut(object);
         if life.partition != moment.partition {
             step.override_due_ms = None; // armed by another partition's object, which had this id before
         }
-        if life.posted.is_none() && matches!(step, Step { outcome: None | Some(Outcome::Emptied), act: None, .. }) {
+        if life.posted.is_none() && matches!(step, Step { outcome: None | Some(Outcome::Emptied), act: None, restored: None, .. }) {
             return; // given up at this very seq, or due for an object that is gone, whose id may be another's within the epoch
         }
-        let act = step.act;
+        let (act, restored) = (step.act, step.restored);
         let before = life.posted;
         let stepped = life.step(step, moment, &self.shared.rules.sets[usize::from(life.set)]);
         let after = life.posted;
         if let Some(due_ms) = stepped.arm_ms {
             self.due.arm(life.partition, due_ms, object);
         }
-        let restored = matches!(act, Some(Act::Restore(_))).then_some(after);
-        self.touch(object, before, restored);
-        self.hold((before, after), act, seq);
+        self.touch(object, None);
+        let came = act.and_then(Act::state).into_iter().chain(restored.into_iter().flat_map(Posted::states));
+        self.hold((before, after), came, seq);
         let Some(cause) = stepped.cause else { return };
         let tally = stepped.tally.unwrap_or_else(|| tally_at(&mut self.shared.tallies, object, seq));
         let life = self.lives.get_mut(object);
@@ -238,34 +266,34 @@ impl Publisher {
         self.shared.outbox.borrow_mut().changes.push(&change, &self.shared.names.borrow().states);
     }
 
-    /// Holds the states of what is published now, lets go of those before it, and of those that came with an act.
-    fn hold(&self, (before, after): (Option<Posted>, Option<Posted>), act: Option<Act>, seq: Seq) {
-        if before == after && act.is_none() {
-            return;
-        }
+    /// Holds the states of what is published now, lets go of those before it, and of those that came with what happened.
+    fn hold(&self, (before, after): (Option<Posted>, Option<Posted>), came: impl Iterator<Item = StateId>, seq: Seq) {
         let states = &mut self.shared.names.borrow_mut().states;
         let of = |row: Option<Posted>| row.into_iter().flat_map(Posted::states);
-        of(after).for_each(|state| states.hold(state));
-        of(before).chain(act.into_iter().flat_map(Act::states)).for_each(|state| states.release(state, seq));
+        if before != after {
+            of(after).for_each(|state| states.hold(state));
+            of(before).for_each(|state| states.release(state, seq));
+        }
+        came.for_each(|state| states.release(state, seq));
     }
 
-    /// Remembers what was known of an object before the epoch. A restored row is what the checkpoint holds.
-    fn touch(&mut self, object: ObjectId, before: Option<Posted>, restored: Option<Option<Posted>>) {
+    /// Remembers that the object is to be settled, and what the checkpoint has of it, if that is known to be something else.
+    fn touch(&mut self, object: ObjectId, stored: Option<Stored>) {
         let life = self.lives.get_mut(object);
         if self.touched.get(life.touch as usize).is_none_or(|touched| touched.object != object) {
             life.touch = u32::try_from(self.touched.len()).expect("fewer than 2^32 objects on a worker");
-            self.touched.push(Touched { object, arranged: before, stored: before });
+            self.touched.push(Touched { object, stored: Stored::Arranged });
         }
-        if let Some(restored) = restored {
-            self.touched[life.touch as usize].stored = restored;
+        if let Some(stored) = stored {
+            self.touched[life.touch as usize].stored = stored;
         }
     }
 
     fn give_up(&mut self, partition: Partition, seq: Seq) {
         for object in self.lives.of_partition(partition) {
             let before = self.lives.get_mut(object).posted;
-            self.touch(object, before, Some(None)); // makes no row
-            self.hold((before, None), None, seq);
+            self.touch(object, Some(Stored::Nothing)); // makes no row
+            self.hold((before, None), None.into_iter(), seq);
             self.lives.get_mut(object).give_up();
         }
         self.due.forget(partition);
@@ -292,11 +320,12 @@ impl Publisher {
         let mut slots = self.shared.posted.borrow_mut();
         for (nth, key) in order.iter().enumerate() {
             if nth % LOOK_AHEAD == 0 {
-                self.lives.look_ahead(order[nth..].iter().take(LOOK_AHEAD).map(|key| key.object()));
+                self.lives.look_ahead(order[nth..].iter().take(LOOK_AHEAD).map(|key| key.object()), &slots);
             }
-            let Touched { object, arranged, stored } = self.touched[key.place()];
+            let Touched { object, stored } = self.touched[key.place()];
             let life = self.lives.get_mut(object);
-            let posted = life.posted;
+            let (left, posted) = (life.slot, life.posted);
+            let arranged = left.map(|slot| *slots.row(slot));
             if posted != arranged {
                 let known = i32::from(posted.is_some()) - i32::from(arranged.is_some());
                 if known != 0 {
@@ -305,14 +334,18 @@ impl Publisher {
                 }
                 arranged.iter().for_each(|row| *states.entry(row.state).or_default() -= 1);
                 posted.iter().for_each(|row| *states.entry(row.state).or_default() += 1);
-                let slot = posted.map(|row| slots.take(row));
-                let left = std::mem::replace(&mut life.slot, slot);
+                life.slot = posted.map(|row| slots.take(row));
                 left.iter().for_each(|slot| slots.release(*slot, last));
-                let diffs = left.into_iter().map(|slot| (slot, -1)).chain(slot.map(|slot| (slot, 1)));
+                let diffs = left.into_iter().map(|slot| (slot, -1)).chain(life.slot.map(|slot| (slot, 1)));
                 settled.published.extend(diffs.map(|(value, diff)| Update { key: object, value, seq: last, diff }));
             }
-            if posted != stored {
-                outbox.rows.push(ObjectRow { object, stored, posted });
+            let (stored, is_stored) = match stored {
+                Stored::Arranged => (left, left == life.slot),
+                Stored::Nothing => (None, posted.is_none()),
+                Stored::Restored(slot) => (Some(slot), posted == Some(*slots.row(slot))),
+            };
+            if !is_stored {
+                outbox.rows.push(ObjectRow { object, stored, posted: life.slot });
             }
             if posted.is_none() {
                 outbox.gone.push((last, object));
@@ -326,16 +359,5 @@ impl Publisher {
         };
         settled.by_state = states.into_iter().map(by_name).collect();
         settled
-    }
-}
-
-impl Step {
-    fn take(&mut self, part: StepPart) {
-        match part {
-            StepPart::OverrideDue(due_ms) => self.override_due_ms = Some(due_ms),
-            StepPart::Outcome(Outcome::Emptied) if self.outcome.is_some() => {} // a decision at the same seq counts
-            StepPart::Outcome(outcome) => self.outcome = Some(outcome),
-            StepPart::Act(act) => self.act = Some(act),
-        }
     }
 }

@@ -11,24 +11,26 @@
 
 mod changed;
 mod object;
+mod swings;
 
 use std::{cell::RefCell, rc::Rc};
 
 use hashbrown::HashTable;
+use prefetch_index::prefetch_index;
 
 use changed::{Change, Changed};
 pub(crate) use object::Object;
 use object::Place;
+pub(crate) use object::prefetch_name;
+use swings::{Swing, Swings};
 
 use crate::{
-    by_object::ByObject,
     claim::Claim,
     digest::{claim_hash, published_hash},
     flat::Update,
     names::{AgentId, Names, ObjectId},
     plan::{AGENTS_PER_OBJECT_MAX, Order},
     posted::Posted,
-    publish::ObjectRow,
     rows::make::Maker,
     rule::decide::{Rules, Set},
     slots::{Slot, Slots},
@@ -45,6 +47,9 @@ pub(crate) type Claims = Slots<Claim>;
 pub(crate) type ReportDiff = Update<ObjectId, Slot, i32>;
 /// A difference of the tally collection: the tally is the difference type.
 pub(crate) type TallyDiff = Update<ObjectId, (), Tally>;
+
+/// What is published of an object: as the checkpoint has it, and as it is now.
+pub(crate) type PublishedChange<'p> = (ObjectId, [Option<&'p Posted>; 2]);
 
 /// The index, and the differences made since they were last taken.
 #[derive(Default)]
@@ -65,9 +70,7 @@ pub(crate) struct Reports {
     every_seq: bool,
     pub(crate) report_diffs: Vec<ReportDiff>,
     pub(crate) tally_diffs: Vec<TallyDiff>,
-    ordered_tally_diffs: Vec<TallyDiff>,
-    /// Room for ordering them.
-    order: Vec<ByObject>,
+    swings: Swings,
     pub(crate) counts: Counts,
 }
 
@@ -144,20 +147,19 @@ impl Reports {
         })
     }
 
-    /// Reads what finding these objects and their agents will read, one kind of memory after the other: the reads of one kind don't wait
-    /// for each other. Has no effect but on the cache, and that the next finds try what was found here first.
+    /// Prefetches what finding these objects and their agents will read, one kind of memory after the other, so that these reads don't wait
+    /// for each other. Has no effect but on time, and that the next finds try what was found here first.
     pub(crate) fn look_ahead(&mut self, hashes: impl Iterator<Item = u64>) {
-        self.ahead.clear();
-        let id = |hash: u64| self.ids.find(hash, |(other, _)| *other == hash).map(|(_, id)| *id);
-        self.ahead.extend(hashes.take(WINDOW).map(|hash| (hash, id(hash))));
-        self.ahead.reverse();
-        let mut objects = [None; WINDOW];
-        for (object, (_, id)) in objects.iter_mut().zip(&self.ahead) {
-            *object = id.and_then(|id| self.objects[id as usize].as_ref());
-        }
-        let sizes: usize = objects.iter().flatten().map(|object| object.agents.len() + object.name.len()).sum();
-        let bytes: u64 = objects.iter().flatten().map(|object| object.read()).sum();
-        std::hint::black_box((sizes, bytes)); // else the reads would be left out
+        let Self { ahead, ids, objects, .. } = self;
+        ahead.clear();
+        ahead.extend(hashes.take(WINDOW).map(|hash| {
+            let id = ids.find(hash, |(other, _)| *other == hash).map(|(_, id)| *id);
+            id.into_iter().for_each(|id| prefetch_index(&*objects, id as usize));
+            (hash, id)
+        }));
+        let found = ahead.iter().filter_map(|(_, id)| objects[(*id)? as usize].as_ref());
+        found.for_each(Object::prefetch);
+        ahead.reverse();
     }
 
     /// Makes an object known.
@@ -293,16 +295,12 @@ impl Reports {
             (Some(_), None) => names.agents.release(agent, *seq),
             _ => {}
         }
-        let mut swing = Tally::reports(i32::from(claim.is_some()) - i32::from(before.is_some()));
+        let live = i32::from(claim.is_some()) - i32::from(before.is_some());
         let (from, to, weight) = match set.latest {
             true => (newest_before, object.newest_state(), 1),
             false => (before.map(|place| place.state), claim.map(|claim| claim.state), names.weight(agent, object.set())),
         };
-        from.into_iter().for_each(|state| swing.add(state, -weight));
-        to.into_iter().for_each(|state| swing.add(state, weight));
-        if swing != Tally::default() {
-            self.tally_diffs.push(Update { key: id, value: (), seq: *seq, diff: swing });
-        }
+        self.swings.note(Swing { object: id, seq: *seq, live, from, to, weight });
     }
 
     /// Ends the epoch at `last`: orders what is different now.
@@ -313,36 +311,25 @@ impl Reports {
         }
     }
 
-    /// The differences made since they were last taken, those of tallies ordered as they will be arranged: they were made in the order of
-    /// their seqs, so it is enough to sort small keys.
+    /// The differences made since they were last taken, those of tallies ordered as they will be arranged.
     pub(crate) fn diffs(&mut self) -> (&mut Vec<ReportDiff>, &mut Vec<TallyDiff>) {
-        let Self { report_diffs, tally_diffs, ordered_tally_diffs, order, .. } = self;
-        order.clear();
-        order.extend(tally_diffs.iter().enumerate().map(|(at, update)| ByObject::new(update.key, at)));
-        order.sort_unstable();
-        ordered_tally_diffs.reserve_exact(order.len());
-        ordered_tally_diffs.extend(order.iter().map(|key| {
-            let update = &mut tally_diffs[key.place()];
-            Update { diff: std::mem::take(&mut update.diff), ..*update }
-        }));
-        tally_diffs.clear();
-        (report_diffs, ordered_tally_diffs)
+        self.swings.differ(&mut self.tally_diffs);
+        (&mut self.report_diffs, &mut self.tally_diffs)
     }
 
     /// The rows of the ended epoch: of its reports, and of what is published of objects, both by object.
-    pub(crate) fn take_rows(&mut self, published: impl Iterator<Item = ObjectRow>, names: &Names, maker: &mut Maker) {
-        let put = |row: ObjectRow, maker: &mut Maker| {
-            let place = maker.object(row.object, self.object(row.object));
-            let hash = |row: Option<Posted>| row.map_or(0, |row| published_hash(place, &row.words(&names.states)));
-            let delta = hash(row.posted).wrapping_sub(hash(row.stored));
-            maker.published(row.posted, delta);
+    pub(crate) fn take_rows<'p>(&mut self, published: impl Iterator<Item = PublishedChange<'p>>, names: &Names, maker: &mut Maker) {
+        let put = |(object, [before, after]): PublishedChange<'_>, maker: &mut Maker| {
+            let place = maker.object(object, self.object(object));
+            let hash = |row: Option<&Posted>| row.map_or(0, |row| published_hash(place, &row.words(&names.states)));
+            maker.published(after, hash(after).wrapping_sub(hash(before)));
         };
         let mut published = published.peekable();
         let claims = self.claims.borrow();
         for run in self.changed.settled(WINDOW) {
             self.look_ahead_of_rows(run.clone(), &claims);
             for &Change { object: id, agent, before, after } in run {
-                while let Some(row) = published.next_if(|row| row.object < id) {
+                while let Some(row) = published.next_if(|(object, _)| *object < id) {
                     put(row, maker);
                 }
                 let place = maker.object(id, self.object(id));
@@ -357,13 +344,13 @@ impl Reports {
         self.changed.clear();
     }
 
-    /// Reads what the rows of these changed reports will read. Has no effect but on the cache.
+    /// Prefetches what the rows of these changed reports will read. Has no effect but on the cache.
     fn look_ahead_of_rows<'a>(&self, run: impl Iterator<Item = &'a Change> + Clone, claims: &Claims) {
-        let read = |slot: Option<Slot>| slot.map_or(0, |slot| claims.row(slot).ts_ms);
-        let read = |change: &Change| read(change.before) ^ read(change.after) ^ self.object(change.object).name.len() as i64;
-        let words = run.clone().fold(0, |words, change| words ^ read(change));
-        let names = run.fold(0, |words, change| words ^ self.object(change.object).read_name());
-        std::hint::black_box((words, names)); // else the reads would be left out
+        for change in run.clone() {
+            [change.before, change.after].into_iter().flatten().for_each(|slot| claims.prefetch(slot));
+            prefetch_index(&self.objects, change.object as usize);
+        }
+        run.for_each(|change| prefetch_name(&self.object(change.object).name));
     }
 
     /// Publish forgot these objects, each at its seq; their ids are free once that is committed, unless something happened since.

@@ -1,11 +1,17 @@
 //! What happened in an epoch, in the order in which publish takes it up: by seq, and at one seq by phase and object.
 
+use prefetch_index::prefetch_index;
+
 use super::{Control, life::Act};
 use crate::{
     names::ObjectId,
+    slots::Slot,
     verdict::Outcome,
     vocabulary::{Millis, Name, Partition, Run, Seq},
 };
+
+/// How many items ahead of its turn one is prefetched.
+const AHEAD: usize = 16;
 
 /// Items in the order in which they are taken up. Their order is sorted, not they: they are large.
 pub(super) struct Agenda {
@@ -57,12 +63,16 @@ impl Agenda {
     }
 
     /// The objects of what comes next, in order.
-    pub(super) fn objects(&self) -> impl Iterator<Item = ObjectId> {
+    pub(super) fn objects(&self) -> impl Iterator<Item = ObjectId> + Clone {
         self.order.iter().rev().map(|key| key.object())
     }
 
     pub(super) fn next(&mut self) -> Option<Item> {
-        let item = &mut self.items[self.order.pop()?.place()];
+        let place = self.order.pop()?.place();
+        if let Some(ahead) = self.order.len().checked_sub(AHEAD) {
+            prefetch_index(&self.items, self.order[ahead].place());
+        }
+        let item = &mut self.items[place];
         Some(Item { what: std::mem::replace(&mut item.what, What::Done), ..*item })
     }
 
@@ -99,7 +109,8 @@ pub(super) enum Phase {
 
 pub(super) enum What {
     Step(StepPart),
-    Run(Run),
+    /// Boxed, as there are few, and many steps.
+    Run(Box<Run>),
     Introduce(Name, Partition, usize),
     Compare(Partition),
     GiveUp(Partition),
@@ -111,6 +122,8 @@ pub(super) enum StepPart {
     OverrideDue(Millis),
     Outcome(Outcome),
     Act(Act),
+    /// Where the row is that the checkpoint has.
+    Restore(Slot),
 }
 
 impl Item {
@@ -120,12 +133,23 @@ impl Item {
 
     pub(super) fn control(seq: Seq, control: Control) -> Self {
         let (phase, object, what) = match control {
-            Control::Run(run) => (Phase::Before, 0, What::Run(run)),
+            Control::Run(run) => (Phase::Before, 0, What::Run(Box::new(run))),
             Control::Introduce(object, name, partition, set) => (Phase::Before, object, What::Introduce(name, partition, set)),
             Control::GiveUp(partition) => (Phase::Before, 0, What::GiveUp(partition)),
             Control::Act(object, act) => (Phase::Object, object, What::Step(StepPart::Act(act))),
+            Control::Restore(object, slot) => (Phase::Object, object, What::Step(StepPart::Restore(slot))),
             Control::Compare(partition) => (Phase::After, 0, What::Compare(partition)),
         };
         Self { seq, phase, object, what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_fits_in_a_cache_line() {
+        assert!(size_of::<Item>() <= 64);
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! The judgement: [`Life::step`] is a pure function of the life, what happened at one event, and when that was.
 
+use prefetch_index::prefetch_index;
+
 use crate::{
     names::ObjectId,
     plan::OnEmpty,
     posted::{Posted, PostedMask},
+    reports::prefetch_name,
     rule::decide::Set,
-    slots::Slot,
+    slots::{Slot, Slots},
     tally::{StateId, Tally},
     verdict::Outcome,
     vocabulary::{Cause, Millis, Moment, Name, Partition, due_at},
@@ -40,8 +43,6 @@ pub(crate) enum Act {
     Lift,
     /// Forget everything.
     Purge,
-    /// What the checkpoint says is published. Nothing changes by it.
-    Restore(Posted),
 }
 
 /// Everything that happened to one object at one seq.
@@ -51,6 +52,8 @@ pub(crate) struct Step {
     pub(crate) override_due_ms: Option<Millis>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) act: Option<Act>,
+    /// What the checkpoint says is published. Nothing changes by it.
+    pub(crate) restored: Option<Posted>,
     /// Whether verdict and published state are to be compared, after a restore.
     pub(crate) compare: bool,
 }
@@ -66,14 +69,12 @@ pub(crate) struct Stepped {
 }
 
 impl Act {
-    /// The states in it.
-    pub(crate) fn states(self) -> impl Iterator<Item = StateId> {
-        let (pinned, restored) = match self {
-            Self::Override(state, _) => (Some(state), None),
-            Self::Restore(row) => (None, Some(row.states())),
-            Self::Lift | Self::Purge => (None, None),
-        };
-        pinned.into_iter().chain(restored.into_iter().flatten())
+    /// The state in it.
+    pub(crate) fn state(self) -> Option<StateId> {
+        match self {
+            Self::Override(state, _) => Some(state),
+            Self::Lift | Self::Purge => None,
+        }
     }
 }
 
@@ -90,19 +91,15 @@ impl Life {
 
     /// What becomes of the object. A restore only takes over what is stored.
     pub(crate) fn step(&mut self, step: Step, moment: Moment, set: &Set) -> Stepped {
-        let restored = match step.act {
-            Some(Act::Restore(row)) => Some(row),
-            _ => None,
-        };
-        let before = restored.or(self.posted);
+        let before = step.restored.or(self.posted);
         let mut next = Next::of(before.as_ref());
         next.end_override(&step, moment);
         let tally = self.hear(step.outcome, &mut next, set);
         if step.compare {
             self.compare(&mut next, set);
         }
-        if let Some(row) = restored {
-            self.posted = restored;
+        if let Some(row) = step.restored {
+            self.posted = step.restored;
             return Stepped { cause: None, tally, arm_ms: row.mask.and_then(|mask| mask.until_ms) };
         }
         let arm_ms = step.act.and_then(|act| self.act(act, &mut next, moment));
@@ -153,7 +150,6 @@ impl Life {
                 *next = Next { behind: None, mask: None, cause: Cause::Purge };
                 (self.heard, self.verdict) = (false, None);
             }
-            Act::Restore(_) => unreachable!("taken over before"),
         }
         None
     }
@@ -216,13 +212,14 @@ impl Lives {
         self.lives[id as usize].as_mut().expect("an object is introduced before anything happens to it")
     }
 
-    /// Reads the lives that the next steps will read, so that these reads don't wait for each other. Has no effect but on the cache.
-    pub(crate) fn look_ahead(&self, ids: impl Iterator<Item = ObjectId>) {
-        let lives = ids.filter_map(|id| self.lives.get(id as usize)?.as_ref());
-        let first = |name: &Name| u64::from(name.as_bytes().first().copied().unwrap_or(0));
-        let read = |life: &Life| u64::from(life.touch) ^ first(&life.name) ^ life.posted.map_or(0, |row| row.revision);
-        let words = lives.fold(0, |words, life| words ^ read(life));
-        std::hint::black_box(words); // else the reads would be left out
+    /// Prefetches what the next steps will read, so that these reads don't wait for each other: lives, names and what is arranged. Has no
+    /// effect but on time.
+    pub(crate) fn look_ahead(&self, ids: impl Iterator<Item = ObjectId> + Clone, rows: &Slots<Posted>) {
+        ids.clone().for_each(|id| prefetch_index(&self.lives, id as usize));
+        for life in ids.filter_map(|id| self.lives.get(id as usize)?.as_ref()) {
+            prefetch_name(&life.name);
+            life.slot.iter().for_each(|slot| rows.prefetch(*slot));
+        }
     }
 
     /// The known objects of a partition.

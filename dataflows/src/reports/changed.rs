@@ -1,10 +1,11 @@
 //! The reports that an epoch changes: each agent's once, with the claim that stood before the epoch and the one that stands at its end.
 
 use hashbrown::HashMap;
+use prefetch_index::prefetch_index;
 
 use super::ReportDiff;
 use crate::{
-    by_object::ByObject,
+    by_object::{ByObject, in_order},
     flat::Update,
     names::{AgentId, ObjectId},
     slots::Slot,
@@ -79,16 +80,20 @@ impl Changed {
     /// The differences that what is settled makes as of `last`, in the order in which they are arranged.
     pub(super) fn differ(&self, last: Seq, diffs: &mut Vec<ReportDiff>) {
         diffs.reserve(2 * self.settled.len());
+        let mut changes = in_order(&self.settled, &self.reports);
         for same in self.settled.chunk_by(|a, b| a.object() == b.object()) {
             let first = diffs.len();
-            same.iter().for_each(|key| self.reports[key.place()].differ(last, diffs));
+            changes.by_ref().take(same.len()).for_each(|change| change.differ(last, diffs));
             diffs[first..].sort_unstable_by_key(|update| update.value);
         }
     }
 
     /// What is settled, by object, in runs of at most so many.
     pub(super) fn settled(&self, run: usize) -> impl Iterator<Item = impl Iterator<Item = &Change> + Clone> {
-        self.settled.chunks(run).map(|keys| keys.iter().map(|key| &self.reports[key.place()]))
+        self.settled.chunks(run).map(|keys| {
+            keys.iter().for_each(|key| prefetch_index(&self.reports, key.place()));
+            keys.iter().map(|key| &self.reports[key.place()])
+        })
     }
 
     /// Starts a new epoch.

@@ -1,5 +1,7 @@
 //! One object in the index: where its agents' latest claims are, and which of them is the newest.
 
+use prefetch_index::prefetch_index;
+
 use crate::{
     claim::Claim,
     digest::object_hash,
@@ -9,6 +11,14 @@ use crate::{
     tally::StateId,
     vocabulary::{Name, Partition, Seq},
 };
+
+/// Prefetches a name of some length ahead of its use.
+#[inline]
+pub(crate) fn prefetch_name(name: &Name) {
+    let bytes = name.as_bytes();
+    prefetch_index(bytes, 0);
+    prefetch_index(bytes, bytes.len().saturating_sub(1));
+}
 
 /// An agent's place in an object. Small, as there is one for each report held, and most reports look at their object's places only.
 #[derive(Clone, Copy, Debug)]
@@ -60,16 +70,11 @@ impl Object {
         object_hash(self.partition, &self.name)
     }
 
-    /// Reads the name and, of an object with few agents, all places.
-    pub(crate) fn read(&self) -> u64 {
-        let words = |at: usize| self.agents.get(at).map_or(0, |place| u64::from(place.noted));
-        u64::from(self.read_name()) + words(0) + words(4)
-    }
-
-    /// Reads the name.
-    pub(crate) fn read_name(&self) -> u8 {
-        let name = self.name.as_bytes();
-        name.first().copied().unwrap_or(0) ^ name.last().copied().unwrap_or(0)
+    /// Prefetches the name and, of an object with few agents, all places, ahead of their use.
+    pub(crate) fn prefetch(&self) {
+        prefetch_name(&self.name);
+        prefetch_index(&self.agents, 0);
+        prefetch_index(&self.agents, self.agents.len().saturating_sub(1));
     }
 
     /// Where the agent's claim stands, or would stand.

@@ -98,7 +98,7 @@ impl Maker {
     }
 
     /// What is published of the object now.
-    pub(crate) fn published(&mut self, posted: Option<Posted>, delta: u64) {
+    pub(crate) fn published(&mut self, posted: Option<&Posted>, delta: u64) {
         let posted = posted.map(|posted| posted.renumbered(|state| self.states.of(state)));
         self.add(delta).push_object(posted);
     }
