@@ -45,10 +45,23 @@ impl File {
         (1..).zip(self.text.lines()).map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
     }
 
-    /// As [`File::code`], up to the file's unit tests; nothing of a file of tests.
+    /// As [`File::code`], without what is there for tests only; nothing of a file of tests.
     fn shipped(&self) -> impl Iterator<Item = (usize, &str)> {
         let is_tests = self.path.ends_with("tests.rs") || self.path.contains("/tests/");
-        self.code().take_while(move |(_, line)| !is_tests && !line.contains("#[cfg(test)]"))
+        // Of a test item that is passed over: its indent. Formatted code ends it with a semicolon, or with a brace under its first column.
+        let mut passing = None;
+        self.code().filter(move |(_, line)| {
+            if line.contains("#[cfg(test)]") {
+                passing = Some(line.len() - line.trim_start().len());
+                return false;
+            }
+            let Some(indent) = passing else { return !is_tests };
+            let is_at_its_column = line.len() - line.trim_start().len() == indent;
+            if is_at_its_column && (line.trim_end().ends_with(';') || line.trim() == "}") {
+                passing = None;
+            }
+            false
+        })
     }
 
     fn is_below(&self, places: &[&str]) -> bool {
