@@ -19,6 +19,8 @@ use std::{
 
 use statehouse_dataflows::vocabulary::{Millis, Name, Offset, Partition};
 
+pub use crate::config::Start;
+
 /// A log, opened: its topics exist and were verified.
 pub struct Log {
     /// How many partitions the source has; the checkpoint has as many.
@@ -132,17 +134,6 @@ pub struct Record {
 
 /// The header that marks records of HTTP writes. Its prefix is ours.
 pub const CANONICAL_HEADER: &str = "statehouse-format";
-
-/// Where reading begins in a house without progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// The first record there is.
-    Earliest,
-    /// After the last record there is.
-    Latest,
-    /// The first record with this timestamp or a later one.
-    Timestamp(Millis),
-}
 
 /// Commits epochs, one transaction each.
 pub trait Committer: Send {

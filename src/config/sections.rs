@@ -9,8 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-
-use crate::log::Start;
+use statehouse_dataflows::vocabulary::Millis;
 
 /// Which log a house lives on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -85,6 +84,17 @@ pub enum AgentFrom {
         /// The agent's name.
         fixed: String,
     },
+}
+
+/// Where reading begins in a house without progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The first record there is.
+    Earliest,
+    /// After the last record there is.
+    Latest,
+    /// The first record with this timestamp or a later one.
+    Timestamp(Millis),
 }
 
 /// What becomes of a record that can't be used.
@@ -356,7 +366,7 @@ fn start<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Start, D::Error> 
     }
 }
 
-fn time_ms(text: &str) -> Option<i64> {
+fn time_ms(text: &str) -> Option<Millis> {
     let time = humantime::parse_rfc3339(text).ok()?;
     i64::try_from(time.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis()).ok()
 }
