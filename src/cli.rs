@@ -13,7 +13,10 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 pub use self::logging::LogFormat;
-use crate::{config::Config, demo, registry::Registry};
+use crate::{
+    config::{Config, registry::Registry},
+    demo,
+};
 
 /// Keeps the shared state of objects that many agents report on.
 #[derive(Debug, Parser)]

@@ -8,6 +8,7 @@ mod check;
 mod describe;
 mod error;
 mod load;
+pub mod registry;
 mod rules;
 mod sections;
 mod wording;
@@ -16,7 +17,6 @@ use std::{collections::BTreeMap, thread};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::rules::own_settings;
 pub use self::{error::ConfigError, rules::RuleConfig, sections::*};
 
 /// The longest state.

@@ -15,7 +15,9 @@ pub mod message;
 pub mod metrics;
 pub mod pump;
 pub mod question;
-pub mod registry;
 pub mod restore;
 pub mod route;
 pub mod worker;
+
+// Under the name by which those who embed the library reach it.
+pub use config::registry;

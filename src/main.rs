@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use statehouse::{cli, registry::Registry};
+use statehouse::{cli, config::registry::Registry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

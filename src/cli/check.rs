@@ -5,7 +5,10 @@ use std::{error::Error, time::Duration};
 use clap::Args;
 
 use super::ConfigArgs;
-use crate::{config::LogKind, log::kafka, registry::Registry};
+use crate::{
+    config::{LogKind, registry::Registry},
+    log::kafka,
+};
 
 /// How long `--connect` waits for brokers.
 const PATIENCE: Duration = Duration::from_secs(10);

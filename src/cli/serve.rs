@@ -22,13 +22,12 @@ use tokio::{
 
 use super::ConfigArgs;
 use crate::{
-    config::{Config, LogKind},
+    config::{Config, LogKind, registry::Registry},
     decode::Decoder,
     house::{self, HouseHandle, Surroundings},
     http::{self, Front},
     log::{Log, LogError, kafka, local},
     metrics::Metrics,
-    registry::Registry,
 };
 
 /// HTTP's own threads: they only pass questions and answers on.

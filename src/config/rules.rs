@@ -9,9 +9,9 @@ use toml::{Table, Value};
 
 use super::{
     Config, ConfigError, STATE_BYTES_MAX, load,
+    registry::{BUILT_IN, Registry},
     wording::{Complaint, did_you_mean},
 };
-use crate::registry::{BUILT_IN, Registry};
 
 /// The settings that every rule takes, beside its own.
 const COMMON: [&str; 8] = ["prefix", "rule", "weights", "min_reports", "of", "on_none", "on_empty", "order"];
@@ -157,7 +157,7 @@ impl RuleConfig {
 }
 
 /// Gives the own settings of the rule of this name, at this place, their type. `sample`: values that they could have, as TOML, if known.
-pub(crate) fn own_settings<T: DeserializeOwned>((place, rule): (&str, &str), settings: &Table, sample: &str) -> Result<T, ConfigError> {
+pub(super) fn own_settings<T: DeserializeOwned>((place, rule): (&str, &str), settings: &Table, sample: &str) -> Result<T, ConfigError> {
     let sample = table_of(sample);
     load::typed(place, &Value::Table(settings.clone()), &Value::Table(sample.clone())).map_err(|error| {
         let ConfigError::Setting { setting, value, problem } = &error else { return error };

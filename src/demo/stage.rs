@@ -20,12 +20,11 @@ use tokio::{
 
 use super::{DemoError, client::Client, world};
 use crate::{
-    config::Config,
+    config::{Config, registry::Registry},
     decode::Decoder,
     house::{self, HouseHandle, Surroundings},
     http::{self, Front},
     log::local::{self, LocalReader},
-    registry::Registry,
 };
 
 /// How long a house may take to become ready: it starts empty, so this is for a slow machine.

@@ -10,7 +10,7 @@ use statehouse_dataflows::{
     rule::{ReportsRule, TallyRule},
 };
 
-use crate::config::{ConfigError, own_settings};
+use super::{ConfigError, rules::own_settings};
 
 /// The names that are taken.
 pub const BUILT_IN: [&str; 6] = ["latest", "majority", "plurality", "any", "quorum", "unanimous"];
