@@ -38,6 +38,9 @@ pub const PIECE_BYTES_MAX: usize = 900_000;
 /// The longest body before compression. A reader's memory hangs on it.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
+/// Stands for the clock of a partition without one, in a [`Header`]. No clock ever stands there.
+pub(crate) const NO_CLOCK_MS: Millis = -1;
+
 const MAGIC: [u8; 4] = *b"SHck";
 const VERSION: u8 = 1;
 const CHECKSUM_AT: usize = 5;
@@ -59,7 +62,7 @@ pub struct Header {
     pub n: u64,
     /// The first source offset not in it or before it.
     pub next_offset: Offset,
-    /// The partition's clock.
+    /// The partition's clock; without one, -1.
     pub clock_ms: Millis,
     /// The number of the partition's next event.
     pub event: u64,

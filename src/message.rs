@@ -24,9 +24,6 @@ use crate::{
     question::Question,
 };
 
-/// Stands for the clock of a partition without one, in chunk headers. No clock ever stands there.
-pub(crate) const NO_CLOCK_MS: Millis = -1;
-
 /// A point in time, read by whoever drives the stages and passed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {

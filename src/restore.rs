@@ -17,9 +17,9 @@ use statehouse_dataflows::vocabulary::{Offset, Partition, Row};
 
 use self::stage::Stage;
 use crate::{
-    chunk,
+    chunk::{self, NO_CLOCK_MS},
     log::{Checkpoint, LogError, Progress, Start},
-    message::{Delivered, Delivery, NO_CLOCK_MS, Request, Standpoint},
+    message::{Delivered, Delivery, Request, Standpoint},
 };
 
 /// Restore's part of the configuration.

@@ -9,9 +9,9 @@ use statehouse_dataflows::{
 
 use super::CommitSettings;
 use crate::{
-    chunk,
+    chunk::{self, NO_CLOCK_MS},
     log::{Part, Progress, RejectRecord, SinkRecord, Transaction},
-    message::{Cut, CutPart, NO_CLOCK_MS, Output, OutputPart},
+    message::{Cut, CutPart, Output, OutputPart},
     metrics::EpochCounts,
 };
 

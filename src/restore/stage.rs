@@ -12,7 +12,10 @@ use statehouse_dataflows::{
 };
 
 use super::RestoreSettings;
-use crate::{chunk, log::Progress, message::NO_CLOCK_MS};
+use crate::{
+    chunk::{self, NO_CLOCK_MS},
+    log::Progress,
+};
 
 /// No clock goes past the year 9999, and none that does is counted with.
 const CLOCK_MAX_MS: Millis = 253_402_300_799_900;
