@@ -1,8 +1,7 @@
 //! The door to the world: records in, one transaction per epoch out, and what a restore needs. Everything that outlives the process
 //! passes through here; nothing in here decides anything.
 //!
-//! Three implementations: [`kafka`] (with its files the only place that names the Kafka client), [`local`] (redb), and later a simulated one that drives
-//! the shipped pump, commit and restore code. A log is opened once and taken apart into four handles, each owned by the one thread that
+//! Two implementations: [`kafka`] (with its files the only place that names the Kafka client) and [`local`] (redb). A log is opened once and taken apart into four handles, each owned by the one thread that
 //! uses it: pump ([`Source`]), commit ([`Committer`]), restore ([`Checkpoint`]), http ([`Appender`], shared).
 
 pub mod kafka;

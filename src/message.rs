@@ -4,7 +4,8 @@
 //! pump ──Feed──▶ worker 0..W-1 ──Output──▶ commit ──Notice──▶ workers      restore ──Delivery──▶ pump
 //!   └───────────────Cut──────────────────────▲  └──Resolved──▶ pump           ▲──Request── pump
 //! ```
-//! All of it flows one way but for L (`Notice`, `Resolved`): the last committed seq. Values only; who sends what when is said by the stages.
+//! All of it flows one way but for L (`Notice`, `Resolved`): the last committed seq. Values, but for two things that lead back to who
+//! sent them: where a question's answer goes, and whether a restore is still wanted. Who sends what when is said by the stages.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Ids for names: states and agents are interned so that the dataflow moves numbers. Shared by the engine (writes) and its operators
-//! (read), on one thread. With them what a rule must know of an id: an agent's weights, an object's rule set.
+//! Ids for names: states and agents are interned so that the dataflow moves numbers. Shared on one thread: the engine and
+//! its reports intern and hold, reports and publish release, and all stages read. With them what a rule must know of an id: an agent's weights, an object's rule set.
 //!
 //! An id may be given to another name only after nobody can ask for its old meaning: when the last claim that used it was taken back at a
 //! seq that is committed, and so compacted past. Until then [`Interner::release`] only remembers when that was.

@@ -40,7 +40,7 @@ pub struct RuleSet {
     pub order: Order,
 }
 
-/// The rules. Names and meaning as in DESIGN section 9; `golden` transcripts are their rows.
+/// The rules. What each decides in which case is written down in the files of `tests/transcripts`.
 #[derive(Clone)]
 pub enum Rule {
     /// The state of the newest live report; weights don't apply.

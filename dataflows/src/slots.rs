@@ -14,7 +14,8 @@ pub(crate) type Slot = u32;
 /// How many slots before it is taken a free one is prefetched.
 const AHEAD: usize = 16;
 
-/// Rows by slot. Shared by the stage that makes them (writes), those that read its arrangement, and answers, on one thread.
+/// Rows by slot. Shared on one thread: by the stage that makes them and, for rows that come from the checkpoint, the engine (they write),
+/// those that read its arrangement, and answers.
 pub(crate) struct Slots<T> {
     rows: Vec<T>,
     free: Vec<Slot>,

@@ -1,7 +1,8 @@
 //! The words of the dataflow: what goes in (events, numbered by runs) and what comes out (changes and rows).
 //!
 //! Input of every stage of this crate. Times are milliseconds of the partition's clock unless a name says otherwise; names are shared,
-//! immutable UTF-8. Nothing here does more than hold values.
+//! immutable UTF-8. Nothing here does more than hold values and the
+//! arithmetic that gives them their meaning: when something is due ([`due_at`]), what stands where in a run ([`Run::at`]).
 
 use std::sync::Arc;
 
