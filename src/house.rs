@@ -23,7 +23,7 @@ use std::{sync::Arc, thread::JoinHandle};
 
 use ahash::RandomState;
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use statehouse_dataflows::{plan::Plan, vocabulary::Offset};
+use statehouse_dataflows::{plan::Plan, vocabulary::Millis};
 use tokio::sync::watch;
 
 pub use self::{
@@ -170,7 +170,7 @@ fn pump_settings(config: &Config) -> PumpSettings {
         min_interval: std::time::Duration::from_millis(config.commit.min_interval_ms),
         max_records: config.commit.max_records,
         max_bytes: EPOCH_BYTES_MAX,
-        max_future_skew_ms: config.source.max_future_skew.as_millis().try_into().unwrap_or(Offset::MAX),
+        max_future_skew_ms: config.source.max_future_skew.as_millis().try_into().unwrap_or(Millis::MAX),
     }
 }
 

@@ -39,10 +39,10 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(24 * 60 * 60);
 /// While something is expected from another stage, the source is polled no longer than this at a time.
 const EXPECTING: Duration = Duration::from_millis(1);
-/// After the source refused something, it is left in peace for so long.
-const REFUSED_RETRY: Duration = Duration::from_millis(500);
 /// The same while it may take long.
 const WAITING: Duration = Duration::from_millis(5);
+/// After the source refused something, it is left in peace for so long.
+const REFUSED_RETRY: Duration = Duration::from_millis(500);
 
 /// The pump's part of the configuration.
 #[derive(Clone, Debug)]

@@ -70,7 +70,11 @@ const MEMBER: &[(&str, &str)] = &[
     ("statistics.interval.ms", "1000"),
 ];
 
-/// For every producer.
+/// How far producers fill a batch of several records (`batch.size`). Batches fit the brokers' default limit of a message even when single
+/// records may be larger.
+pub(super) const BATCH_BYTES_MAX: usize = 1_000_000;
+
+/// For every producer, beside [`BATCH_BYTES_MAX`].
 const PRODUCER: &[(&str, &str)] = &[
     // Acknowledged means on every in-sync replica, once, in order.
     ("acks", "all"),
@@ -82,8 +86,7 @@ const PRODUCER: &[(&str, &str)] = &[
     // Bounds memory; a full queue waits for deliveries.
     ("queue.buffering.max.messages", "1000000"),
     ("queue.buffering.max.kbytes", "262144"),
-    // Batches fit the brokers' default limit of a message even when single records may be larger.
-    ("batch.size", "1000000"),
+    // A single record may be as large as source.max_value_bytes can be set.
     ("message.max.bytes", "16777216"),
 ];
 
@@ -187,7 +190,7 @@ impl Settings {
     /// The transactional producer with this id.
     pub(super) fn transactional(&self, id: &str) -> ClientConfig {
         let timeout_ms = self.transaction_timeout.as_millis();
-        let mut client = self.client(&[COMMON, PRODUCER]);
+        let mut client = self.producer();
         client.set("transactional.id", id);
         client.set("transaction.timeout.ms", timeout_ms.to_string());
         // A record not delivered when its transaction times out never will be. (0 would mean for ever.)
@@ -199,7 +202,7 @@ impl Settings {
 
     /// An idempotent producer outside transactions: HTTP writes, and this instance's registration.
     pub(super) fn idempotent(&self) -> ClientConfig {
-        let mut client = self.client(&[COMMON, PRODUCER]);
+        let mut client = self.producer();
         // HTTP clients don't wait longer than that.
         client.set("message.timeout.ms", "30000");
         client.set("socket.timeout.ms", "10000");
@@ -230,6 +233,12 @@ impl Settings {
             drop(make::<_, BaseProducer<Deliveries>>(&alone(client), Deliveries::default())?);
         }
         Ok(())
+    }
+
+    fn producer(&self) -> ClientConfig {
+        let mut client = self.client(&[COMMON, PRODUCER]);
+        client.set("batch.size", BATCH_BYTES_MAX.to_string());
+        client
     }
 
     fn client(&self, tables: &[&[(&str, &str)]]) -> ClientConfig {

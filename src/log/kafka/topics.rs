@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{
     context::{Voice, drop_aside},
-    settings::{Settings, make},
+    settings::{BATCH_BYTES_MAX, Settings, make},
 };
 use crate::log::LogError;
 
@@ -32,8 +32,6 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 const LEADERS_PATIENCE: Duration = Duration::from_secs(30);
 /// What a record's framing and our headers may take of a topic's max.message.bytes.
 const FRAMING_BYTES: usize = 4096;
-/// How far the client fills a batch (`message.max.bytes`), whatever the records' lengths.
-const BATCH_BYTES_MAX: usize = 1_000_000;
 const _: () = assert!(crate::chunk::PIECE_BYTES_MAX <= BATCH_BYTES_MAX);
 
 /// What the topics are.
