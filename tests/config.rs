@@ -374,7 +374,10 @@ fn rules_that_cannot_be() {
         ("rule = \"majority\"\non_empty = \"drop\"", "rule[0].on_empty = \"drop\": write \"remove\" or \"keep\""),
         ("rule = \"majority\"\norder = \"time\"", "rule[0].order = \"time\": write \"arrival\" or \"timestamp\""),
         ("rule = \"majority\"\nweights = { \"a*\" = 1001 }", "rule[0].weights.\"a*\" = 1001: set a whole number from 0 to 1000"),
-        ("rule = \"majority\"\n[[rule]]\nrule = \"latest\"", "[[rule]]: two rules have prefix = \"\""),
+        (
+            "rule = \"majority\"\n[[rule]]\nrule = \"latest\"",
+            "[[rule]]: two rules have prefix = \"\" (which is that of a rule without a prefix): keep one",
+        ),
     ] {
         let error = plan_refused(&format!("[[rule]]\n{text}"));
         assert!(error.starts_with(message), "{text}: {error}");

@@ -133,6 +133,9 @@ impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDefault => write!(f, "no rule for objects in general: one rule must have prefix = \"\""),
+            Self::TwicePrefix(prefix) if prefix.is_empty() => {
+                write!(f, "two rules have prefix = \"\" (which is that of a rule without a prefix): keep one, or give one a prefix")
+            }
             Self::TwicePrefix(prefix) => write!(f, "two rules have prefix = {prefix:?}: keep one"),
             Self::Setting { prefix, problem } => write!(f, "rule with prefix {prefix:?}: {problem}"),
         }

@@ -235,7 +235,11 @@ fn of_from(setting: &str, of: &Value) -> Result<Of, ConfigError> {
     match of {
         Value::String(text) if text == "live" => Ok(Of::Live),
         Value::Integer(agents @ 1..=1_000_000_000) => Ok(Of::Expected(u32::try_from(*agents).expect("in range"))),
-        other => Err(ConfigError::setting(setting, other, "write \"live\", or how many agents are expected (1 to 1000000000)")),
+        other => Err(ConfigError::setting(
+            setting,
+            other,
+            "write \"live\", or the weight expected (of as many agents, where none is given a weight; 1 to 1000000000)",
+        )),
     }
 }
 

@@ -66,7 +66,10 @@ pub(super) fn ts_ms(raw: Option<&str>) -> Result<Option<Millis>, Reject> {
 pub(super) fn duration_ms(raw: Option<&str>, reason: Reason) -> Result<Option<Millis>, Reject> {
     let Some(raw) = raw.filter(|raw| *raw != "null") else { return Ok(None) };
     let ms = if raw.starts_with('"') {
-        let duration = humantime::parse_duration(&string(raw, reason)?).map_err(|e| Reject::new(reason, format!("not a duration: {e}")))?;
+        let text = string(raw, reason)?;
+        // The text last: where it is long, it is what the detail's bound cuts off.
+        let unread = |error| Reject::new(reason, format!("not a duration ({error}): {text:?}"));
+        let duration = humantime::parse_duration(&text).map_err(unread)?;
         Some(Millis::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(DURATION_MS_MAX))
     } else {
         millis(raw)
