@@ -50,7 +50,7 @@ pub(super) struct Ask {
 /// How long a write may take.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Patience {
-    /// How long to wait until the write is applied and committed; 0s: not at all.
+    /// How long to wait until the write is applied and committed; 0s: not at all. A house with default settings takes at most 24s.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     wait: Duration,
 }

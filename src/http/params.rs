@@ -96,11 +96,15 @@ impl Params {
     /// A duration with a unit, at most so long.
     pub(super) fn duration(&self, name: &str, most: Duration) -> Result<Option<Duration>, Problem> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        let duration = humantime::parse_duration(text).ok().filter(|duration| *duration <= most);
-        duration.map(Some).ok_or_else(|| {
+        let refused = |why: &str| {
             let most = humantime::format_duration(most);
-            Problem::invalid(format!("{name}={text:?}: give a duration with a unit, such as 2s, of at most {most}")).with("parameter", name)
-        })
+            Problem::invalid(format!("{name}={text:?} {why} of at most {most}")).with("parameter", name)
+        };
+        match humantime::parse_duration(text) {
+            Ok(duration) if duration <= most => Ok(Some(duration)),
+            Ok(_) => Err(refused("is too long: give a duration")),
+            Err(_) => Err(refused("is not understood: give a duration with a unit, such as 2s,")),
+        }
     }
 }
 

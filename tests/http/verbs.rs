@@ -51,7 +51,8 @@ fn what_is_reported_is_shown_and_explained() {
         rule       latest\n  partition  0\n";
     assert_eq!(server.done(&["get", "site 1"]), shown);
     let more = "  in words   the newest report's state\n  verdict    up\n  why        the newest report says so\n  reports\n    \
-        probe/1  down  1970-01-01T00:00:00.005Z  good until 1970-01-01T00:00:31.000Z\n    probe/2  up    1970-01-01T00:00:01.000Z\n";
+        probe/1  down  1970-01-01T00:00:00.005Z  good until 1970-01-01T00:00:31.000Z (past; not obeyed yet)\n    \
+        probe/2  up    1970-01-01T00:00:01.000Z\n";
     assert_eq!(server.done(&["explain", "site 1"]), format!("{shown}{more}"));
     server.done(&["report", "site 1", "--agent", "probe/2", "--withdraw"]);
     assert!(server.done(&["get", "site 1"]).starts_with("site 1: down\n"));
@@ -178,7 +179,11 @@ fn refusals_and_silence_have_their_codes() {
     let server = Server::start();
     let refused = server.verb(&["report", "o", "x", "--agent", "a", "--ttl", "soon"]);
     assert_eq!(refused.code, 1);
-    assert!(refused.err.contains("The request is not valid: not a duration"), "{refused:?}");
+    assert!(refused.err.starts_with("statehouse: The request is not valid: ttl: not a duration ("), "{refused:?}");
+    assert!(refused.err.ends_with("): \"soon\" (400)\n"), "{refused:?}");
+    let hasty = server.verb(&["purge", "o", "--wait", "25s"]);
+    let why = "statehouse: The request is not valid: wait=\"25000ms\" is too long: give a duration of at most 24s (400)\n";
+    assert_eq!((hasty.code, hasty.err.as_str()), (1, why));
     server.house.standing.send_replace(Standing::default());
     let restoring = server.verb(&["list"]);
     assert_eq!((restoring.code, restoring.out.as_str()), (1, ""));

@@ -86,9 +86,12 @@ fn another_instances_write_is_accepted_and_not_waited_for() {
 #[test]
 fn waits_have_a_unit_and_a_bound() {
     let server = Server::start();
-    for wait in ["", "2", "soon", "25s", "-1s", "1h"] {
+    let (unread, too_long) =
+        ("is not understood: give a duration with a unit, such as 2s, of at most 24s", "is too long: give a duration of at most 24s");
+    for (wait, why) in [("", unread), ("2", unread), ("soon", unread), ("25s", too_long), ("-1s", unread), ("1h", too_long)] {
         let response = server.delete(&format!("/v1/objects/b?wait={wait}"));
         assert_eq!((response.status, response.problem().as_str()), (400, "validation-failed"), "{wait}");
+        assert!(response.body.contains(why), "{wait}: {}", response.body);
     }
     assert!(log(&server).is_empty());
 }

@@ -107,8 +107,10 @@ impl House {
     fn refusal(&self, status: u16, body: &str) -> Failure {
         let problem: Value = serde_json::from_str(body).unwrap_or_default();
         let text = |name: &str| problem[name].as_str().map(|text| show::safe(text).into_owned());
+        // Where a parameter is to blame, the detail names it.
+        let field = text("field").map_or_else(String::new, |field| format!("{field}: "));
         match (text("title"), text("detail")) {
-            (Some(title), Some(detail)) => Failure::Refused { title, detail, status },
+            (Some(title), Some(detail)) => Failure::Refused { title, detail: field + &detail, status },
             _ => Failure::Foreign { url: self.url.clone(), why: format!("status {status} without a problem's description") },
         }
     }

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt::Write,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::Deserialize;
@@ -116,7 +116,7 @@ pub(super) fn explanation(answer: &Answer) -> Result<String, Failure> {
     line(&mut text, "reports", if explanation.reports.is_empty() { "none" } else { "" });
     let rows = explanation.reports.iter().map(|report| {
         let weight = if report.weight == 1 { String::new() } else { format!("weight {}", report.weight) };
-        let good = report.expires.map_or_else(String::new, |ms| format!("good until {}", time(ms)));
+        let good = report.expires.map_or_else(String::new, |ms| good_until(ms, now_ms()));
         [safe(&report.agent).into_owned(), safe(&report.state).into_owned(), time(report.ts), format!("{weight} {good}").trim().to_owned()]
     });
     text += &table("    ", &rows.collect::<Vec<_>>());
@@ -161,6 +161,17 @@ fn votes(tally: &Tally) -> String {
     let votes: Vec<_> = votes.iter().map(|(state, weight)| format!("{} {weight}", safe(state))).collect();
     let live = if tally.live == 1 { "1 live report".to_owned() } else { format!("{} live reports", tally.live) };
     if votes.is_empty() { live } else { format!("{} of {live}", votes.join(", ")) }
+}
+
+/// Until when a report is good; the house does not end it then, so it may be past.
+fn good_until(expires_ms: i64, now_ms: i64) -> String {
+    let mark = if expires_ms <= now_ms { " (past; not obeyed yet)" } else { "" };
+    format!("good until {}{mark}", time(expires_ms))
+}
+
+fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn time(ms: i64) -> String {
@@ -210,6 +221,12 @@ mod tests {
         for ms in [253_402_300_800_000, i64::MAX, -1] {
             assert_eq!(time(ms), format!("{ms} ms"));
         }
+    }
+
+    #[test]
+    fn a_ttl_that_is_past_is_marked() {
+        assert_eq!(good_until(2_000, 1_999), "good until 1970-01-01T00:00:02.000Z");
+        assert_eq!(good_until(2_000, 2_000), "good until 1970-01-01T00:00:02.000Z (past; not obeyed yet)");
     }
 
     #[test]
