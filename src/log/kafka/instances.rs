@@ -104,7 +104,7 @@ impl Register {
         // Only after the fence: the entry must stand as long as there may be something to end.
         write(&self.settings, instance, None)?;
         self.ended.insert(instance.to_owned());
-        tracing::info!(instance, ms = began.elapsed().as_millis(), "ended whatever a lost instance had left open");
+        tracing::info!(instance, ms = began.elapsed().as_millis(), "made sure that an earlier instance left nothing open");
         Ok(())
     }
 
