@@ -31,7 +31,7 @@ pub struct CommitSettings {
     /// How many workers there are.
     pub workers: usize,
     /// The largest checkpoint record.
-    pub max_chunk_bytes: usize,
+    pub max_piece_bytes: usize,
 }
 
 /// What commit sends, in this order within an epoch.

@@ -116,7 +116,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     }
 
     let settings =
-        CommitSettings { house: config.house.clone(), instance: around.instance, workers, max_chunk_bytes: chunk::PIECE_BYTES_MAX };
+        CommitSettings { house: config.house.clone(), instance: around.instance, workers, max_piece_bytes: chunk::PIECE_BYTES_MAX };
     let commit = CommitThread {
         commit: Commit::new(settings, committer),
         gathered,

@@ -136,7 +136,7 @@ pub const CANONICAL_HEADER: &str = "statehouse-format";
 
 /// Commits epochs, one transaction each.
 pub trait Committer: Send {
-    /// Commits the epoch: all of it, or nothing. Returns the checkpoint offset of each partition's first chunk record in it.
+    /// Commits the epoch: all of it, or nothing. Returns the checkpoint offset of each partition's first piece in it.
     ///
     /// # Errors
     /// When it is not known to be committed. After an error only [`Committer::recover`] may follow.
@@ -166,8 +166,8 @@ pub struct Part {
     pub next_offset: Offset,
     /// What a restore must know, committed with the offset.
     pub progress: Progress,
-    /// The checkpoint records, for the checkpoint partition of the same number.
-    pub chunks: Vec<Vec<u8>>,
+    /// The pieces of its chunk, each a checkpoint record, for the checkpoint partition of the same number.
+    pub pieces: Vec<Vec<u8>>,
     /// The sink records.
     pub changes: Vec<SinkRecord>,
     /// The rejected source records.

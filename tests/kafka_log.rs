@@ -27,8 +27,8 @@ mod kafka_house;
 
 use broker::{Broker, shared};
 use kafka_house::{
-    CALM_SESSION, House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, chunks, client, committed, epoch,
-    known, open_transaction, part, poll_until, transactional_ids,
+    CALM_SESSION, House, PARTITIONS, PATIENCE, SESSION, TRANSACTION_TIMEOUT, append, await_partitions, client, committed, epoch, known,
+    open_transaction, part, pieces, poll_until, transactional_ids,
 };
 
 /// The year 2100: further ahead than a broker takes a record's time to be.
@@ -102,7 +102,7 @@ fn epochs_come_back() {
     assert_eq!((log.partition_of)(b"object-1"), append(&log, "object-1", None).0);
 
     let mut first = epoch(10, 1);
-    first.parts[1].chunks.push(b"a second chunk".to_vec());
+    first.parts[1].pieces.push(b"a second chunk".to_vec());
     first.parts[2].changes.push(SinkRecord { key: "gone".into(), value: None, headers: vec![("statehouse-cause", "purge".into())] });
     first.parts[0].rejects.push(RejectRecord {
         offset: 4,
@@ -145,12 +145,12 @@ fn eleven_epochs_are_there(house: &House, log: &mut Log) {
     for partition in 0..PARTITIONS {
         let progress = Progress { n: 11, digest: 77, start: 0 };
         assert_eq!(known(|| log.checkpoint.progress(partition)), Some((21, progress)));
-        let chunks = chunks(log, partition);
+        let pieces = pieces(log, partition);
         let second = if partition == 1 { vec!["a second chunk".to_owned()] } else { vec![] };
         let mut expected = vec![format!("chunk 1 of {partition}")];
         expected.extend(second);
         expected.extend((2..=11).map(|n| format!("chunk {n} of {partition}")));
-        assert_eq!(chunks, expected);
+        assert_eq!(pieces, expected);
     }
     let mut read = 0;
     let broke = log.checkpoint.read(0, 0, &mut |_, _| {
@@ -246,7 +246,7 @@ fn an_aborted_epoch_leaves_nothing() {
     // Larger than the topic takes, and incompressible: the broker refuses it, when the other partitions' chunks are already there.
     let mut doomed = epoch(1, 1);
     let mut random = 1_u64;
-    doomed.parts[2].chunks.push(
+    doomed.parts[2].pieces.push(
         (0..2_000_000)
             .map(|_| {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -263,11 +263,11 @@ fn an_aborted_epoch_leaves_nothing() {
     assert!(end > 0, "the aborted chunk is in the log");
     for partition in 0..PARTITIONS {
         assert_eq!(known(|| log.checkpoint.progress(partition)), None);
-        assert!(chunks(&mut log, partition).is_empty());
+        assert!(pieces(&mut log, partition).is_empty());
     }
     let firsts = log.committer.transact(epoch(5, 1)).expect("committed");
     assert!(firsts.iter().any(|(partition, offset)| *partition == 0 && *offset >= end), "after the aborted one");
-    assert_eq!(chunks(&mut log, 0), ["chunk 1 of 0"]);
+    assert_eq!(pieces(&mut log, 0), ["chunk 1 of 0"]);
     assert_eq!(committed(&house, &house.topic("changes")).len(), 3);
 }
 
@@ -317,7 +317,7 @@ fn a_dead_owners_transaction_is_ended() {
     for partition in 0..PARTITIONS {
         let progress = known(|| log.checkpoint.progress(partition));
         assert_eq!(progress, Some((3, Progress { n: 1, digest: 7, start: 0 })), "what was committed, not what was open");
-        assert_eq!(chunks(&mut log, partition), [format!("chunk 1 of {partition}")]);
+        assert_eq!(pieces(&mut log, partition), [format!("chunk 1 of {partition}")]);
     }
     println!("and restored after {} ms", killed.elapsed().as_millis());
     assert!(killed.elapsed() < TRANSACTION_TIMEOUT / 2, "it waited for the transaction's timeout");
@@ -443,7 +443,7 @@ fn a_fenced_producer_recovers() {
     log.committer.recover(&|| true).expect("recovered");
     assert_eq!(known(|| log.checkpoint.progress(0)), Some((1, Progress { n: 1, digest: 7, start: 0 })));
     log.committer.transact(epoch(2, 2)).expect("committed");
-    assert_eq!(chunks(&mut log, 1), ["chunk 1 of 1", "chunk 2 of 1"]);
+    assert_eq!(pieces(&mut log, 1), ["chunk 1 of 1", "chunk 2 of 1"]);
 }
 
 #[test]
@@ -555,5 +555,5 @@ fn a_killed_broker_is_survived() {
     println!("records again after {} ms", up.elapsed().as_millis());
     assert_eq!(owned.len(), 3);
     log.committer.transact(epoch(1, n + 1)).expect("committed");
-    assert_eq!(chunks(&mut log, 2).len() as u64, n + 1);
+    assert_eq!(pieces(&mut log, 2).len() as u64, n + 1);
 }

@@ -89,7 +89,7 @@ impl House {
 
 fn part(next_offset: i64) -> Part {
     let progress = Progress::default();
-    Part { partition: 0, next_offset, progress, chunks: Vec::new(), changes: Vec::new(), rejects: Vec::new() }
+    Part { partition: 0, next_offset, progress, pieces: Vec::new(), changes: Vec::new(), rejects: Vec::new() }
 }
 
 fn change(key: &str, value: Option<&str>) -> SinkRecord {
@@ -101,14 +101,14 @@ fn reject(offset: i64) -> RejectRecord {
     RejectRecord { offset, timestamp_ms: 7, key: None, value: Some(b"{".to_vec()), reason: "not_json", detail: "ends early".into() }
 }
 
-fn chunks(checkpoint: &mut dyn Checkpoint, from: i64) -> Result<Vec<(i64, Vec<u8>)>, LogError> {
-    let mut chunks = Vec::new();
-    let broken = checkpoint.read(0, from, &mut |offset, chunk| {
-        chunks.push((offset, chunk.to_vec()));
+fn pieces(checkpoint: &mut dyn Checkpoint, from: i64) -> Result<Vec<(i64, Vec<u8>)>, LogError> {
+    let mut pieces = Vec::new();
+    let broken = checkpoint.read(0, from, &mut |offset, piece| {
+        pieces.push((offset, piece.to_vec()));
         ControlFlow::Continue(())
     })?;
     assert!(!broken);
-    Ok(chunks)
+    Ok(pieces)
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn everything_committed_is_there_after_a_restart() {
     let transaction = |next_offset, n| Transaction {
         parts: vec![Part {
             progress: progress(n),
-            chunks: vec![vec![n as u8; 5], vec![n as u8; 900_000]],
+            pieces: vec![vec![n as u8; 5], vec![n as u8; 900_000]],
             changes: vec![change("x", Some("up")), change("y", None)],
             rejects: vec![reject(next_offset - 1)],
             ..part(next_offset)
@@ -158,14 +158,14 @@ fn everything_committed_is_there_after_a_restart() {
         assert_eq!(log.checkpoint.progress(0).unwrap(), None);
         assert_eq!(log.checkpoint.start_offset(0, Start::Latest).unwrap(), 0);
         assert_eq!(log.committer.transact(transaction(3, 1)).unwrap(), [(0, 0)]);
-        assert_eq!(log.committer.transact(Transaction { parts: vec![part(3)] }).unwrap(), [], "no chunks, no offset");
+        assert_eq!(log.committer.transact(Transaction { parts: vec![part(3)] }).unwrap(), [], "no pieces, no offset");
     }
     let (mut log, reader) = open_readable(&config, "test").unwrap();
     assert_eq!(log.checkpoint.progress(0).unwrap(), Some((3, Progress::default())));
     assert_eq!(log.committer.transact(transaction(9, 2)).unwrap(), [(0, 2)], "offsets go on");
     assert_eq!(log.checkpoint.progress(0).unwrap(), Some((9, progress(2))));
-    let read = chunks(&mut *log.checkpoint, 1).unwrap();
-    let read: Vec<_> = read.iter().map(|(offset, chunk)| (*offset, chunk[0], chunk.len())).collect();
+    let read = pieces(&mut *log.checkpoint, 1).unwrap();
+    let read: Vec<_> = read.iter().map(|(offset, piece)| (*offset, piece[0], piece.len())).collect();
     assert_eq!(read, [(1, 1, 900_000), (2, 2, 5), (3, 2, 900_000)]);
     assert!(log.checkpoint.read(0, 0, &mut |_, _| ControlFlow::Break(())).unwrap());
 
@@ -305,28 +305,28 @@ fn only_the_newest_records_are_kept() {
 #[test]
 fn the_checkpoint_is_cut_where_a_restore_begins() {
     let mut house = House::new(|_| {});
-    let mut commit = |start, chunks| {
-        let part = Part { progress: Progress { n: 1, digest: 0, start }, chunks, ..part(0) };
+    let mut commit = |start, pieces| {
+        let part = Part { progress: Progress { n: 1, digest: 0, start }, pieces, ..part(0) };
         house.log.committer.transact(Transaction { parts: vec![part] }).unwrap()
     };
     commit(0, vec![vec![0], vec![1], vec![2]]);
     assert_eq!(commit(2, vec![vec![3]]), [(0, 3)]);
     let checkpoint = &mut *house.log.checkpoint;
-    assert_eq!(chunks(checkpoint, 2).unwrap(), [(2, vec![2]), (3, vec![3])]);
-    assert_eq!(chunks(checkpoint, 4).unwrap(), [], "the end can be read from");
+    assert_eq!(pieces(checkpoint, 2).unwrap(), [(2, vec![2]), (3, vec![3])]);
+    assert_eq!(pieces(checkpoint, 4).unwrap(), [], "the end can be read from");
     for gone in [0, 1, 5, -1] {
-        assert!(matches!(chunks(checkpoint, gone), Err(LogError::Corrupt(_))), "{gone}");
+        assert!(matches!(pieces(checkpoint, gone), Err(LogError::Corrupt(_))), "{gone}");
     }
 }
 
 #[test]
 fn an_epoch_may_be_much_larger_than_the_cache() {
     let mut house = House::new(|config| config.keep_records = u64::MAX);
-    let chunks = (0..80).map(|i| vec![i; 900_000]).collect();
+    let pieces = (0..80).map(|i| vec![i; 900_000]).collect();
     let changes = (0..100_000).map(|i| change(&format!("object-{i}"), Some(&"v".repeat(300)))).collect();
-    house.log.committer.transact(Transaction { parts: vec![Part { chunks, changes, ..part(100_000) }] }).unwrap();
+    house.log.committer.transact(Transaction { parts: vec![Part { pieces, changes, ..part(100_000) }] }).unwrap();
     assert_eq!(house.reader.changes(0, 99_999, 10).unwrap()[0].1.key.as_ref(), "object-99999");
-    assert_eq!(self::chunks(&mut *house.log.checkpoint, 79).unwrap()[0].1, vec![79; 900_000]);
+    assert_eq!(self::pieces(&mut *house.log.checkpoint, 79).unwrap()[0].1, vec![79; 900_000]);
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn refuses_a_file_of_another_program() {
 fn a_checkpoint_without_progress_is_no_fresh_house() {
     let directory = tempfile::tempdir().unwrap();
     let mut log = open(&config(directory.path()), "test").unwrap();
-    log.committer.transact(Transaction { parts: vec![Part { chunks: vec![vec![1]], ..part(1) }] }).unwrap();
+    log.committer.transact(Transaction { parts: vec![Part { pieces: vec![vec![1]], ..part(1) }] }).unwrap();
     drop(log);
     let database = redb::Database::open(directory.path().join("house.redb")).unwrap();
     let writing = database.begin_write().unwrap();

@@ -176,7 +176,7 @@ impl House {
             }
             let parts = (0..PARTITIONS).map(|partition| part(epoch, partition)).collect();
             let firsts = log.committer.transact(Transaction { parts }).map_err(|error| (epoch, error))?;
-            assert_eq!(firsts, (0..PARTITIONS).map(|partition| (partition, chunks_before(epoch))).collect::<Vec<_>>());
+            assert_eq!(firsts, (0..PARTITIONS).map(|partition| (partition, pieces_before(epoch))).collect::<Vec<_>>());
             self.acknowledged = epoch + 1;
         }
         Ok(())
@@ -248,15 +248,15 @@ fn committed(log: &mut Log, reader: &LocalReader) -> u64 {
         let last = parts.last().map(|part| (part.next_offset, part.progress));
         assert_eq!(log.checkpoint.progress(partition).unwrap(), last, "after {epochs} epochs");
 
-        let mut chunks = Vec::new();
+        let mut pieces = Vec::new();
         let start = last.map_or(0, |(_, progress)| progress.start);
-        let each = &mut |_, chunk: &[u8]| {
-            chunks.push(chunk.to_vec());
+        let each = &mut |_, piece: &[u8]| {
+            pieces.push(piece.to_vec());
             ControlFlow::Continue(())
         };
         assert!(!log.checkpoint.read(partition, start, each).unwrap());
-        let expected: Vec<_> = parts.iter().flat_map(|part| part.chunks.clone()).skip(start as usize).collect();
-        assert!(chunks == expected, "other chunks than those of {epochs} epochs");
+        let expected: Vec<_> = parts.iter().flat_map(|part| part.pieces.clone()).skip(start as usize).collect();
+        assert!(pieces == expected, "other pieces than those of {epochs} epochs");
 
         let changes = parts.iter().flat_map(|part| part.changes.clone());
         assert_eq!(reader.changes(partition, 0, 1000).unwrap(), newest(changes), "after {epochs} epochs");
@@ -277,7 +277,7 @@ fn offset_before(epoch: u64, partition: i32) -> i64 {
     (0..epoch as i64).map(|epoch| (epoch + i64::from(partition) + 1) % 4).sum()
 }
 
-fn chunks_before(epoch: u64) -> i64 {
+fn pieces_before(epoch: u64) -> i64 {
     2 * epoch as i64
 }
 
@@ -288,11 +288,11 @@ fn part(epoch: u64, partition: i32) -> Part {
         let length = splitmix(&mut random) % most;
         (0..length).map(|_| splitmix(&mut random) as u8).collect::<Vec<_>>()
     };
-    let progress = Progress { n: epoch + 1, digest: epoch * 77, start: chunks_before(epoch.saturating_sub(2)) };
+    let progress = Progress { n: epoch + 1, digest: epoch * 77, start: pieces_before(epoch.saturating_sub(2)) };
     let offsets = offset_before(epoch, partition)..offset_before(epoch + 1, partition);
     let change = |offset, value| SinkRecord { key: format!("{offset}").as_str().into(), value, headers: vec![("h", "v".into())] };
     let changes = offsets.clone().map(|offset| change(offset, (offset % 3 != 0).then(|| bytes(2000)))).collect();
     let reject = |offset, value| RejectRecord { offset, timestamp_ms: 5, key: None, value, reason: "not_json", detail: "no".into() };
     let rejects = offsets.clone().map(|offset| reject(offset, Some(bytes(200)))).collect();
-    Part { partition, next_offset: offsets.end, progress, chunks: vec![bytes(100), bytes(20_000)], changes, rejects }
+    Part { partition, next_offset: offsets.end, progress, pieces: vec![bytes(100), bytes(20_000)], changes, rejects }
 }

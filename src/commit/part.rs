@@ -1,4 +1,4 @@
-//! From an epoch's pieces to its transaction: per partition the changes in order, the rows as chunks, the rejects, the progress.
+//! From the workers' outputs of an epoch to its transaction: per partition the changes in order, the rows as a chunk, the rejects, the progress.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub(super) fn assemble(settings: &CommitSettings, cut: &Cut, outputs: Vec<Output
         transacted |= has_output(part, &merged);
         count_part(&mut counts, &merged);
         let part = finish(settings, part, merged, progress[&part.partition]);
-        counts.checkpoint_bytes += part.chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        counts.checkpoint_bytes += part.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         parts.push(part);
     }
     Assembled { transaction: Transaction { parts }, transacted, counts }
@@ -86,16 +86,16 @@ fn has_output(cut: &CutPart, merged: &Merged) -> bool {
 /// A partition with output gets a chunk, one without just its offset again.
 fn finish(settings: &CommitSettings, cut: &CutPart, merged: Merged, before: Progress) -> Part {
     let mut progress = before;
-    let mut chunks = Vec::new();
+    let mut pieces = Vec::new();
     if has_output(cut, &merged) {
         progress.n += 1;
         progress.digest = before.digest.wrapping_add(merged.digest_delta);
-        chunks = encode(settings, cut, progress, &merged.rows);
+        pieces = encode(settings, cut, progress, &merged.rows);
     } else {
         debug_assert_eq!(merged.digest_delta, 0, "the digest moves only with rows");
     }
     let changes = merged.changes.into_iter().map(|(_, record)| record).collect();
-    Part { partition: cut.partition, next_offset: cut.next_offset, progress, chunks, changes, rejects: merged.rejects }
+    Part { partition: cut.partition, next_offset: cut.next_offset, progress, pieces, changes, rejects: merged.rejects }
 }
 
 fn encode(settings: &CommitSettings, cut: &CutPart, progress: Progress, rows: &[Rows]) -> Vec<Vec<u8>> {
@@ -110,7 +110,7 @@ fn encode(settings: &CommitSettings, cut: &CutPart, progress: Progress, rows: &[
         ticks: cut.ticks.clone(),
         instance: settings.instance.clone(),
     };
-    chunk::encode(&header, rows, settings.max_chunk_bytes)
+    chunk::encode(&header, rows, settings.max_piece_bytes)
 }
 
 fn count(cut: &Cut, outputs: &[Output]) -> EpochCounts {

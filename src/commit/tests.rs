@@ -24,7 +24,7 @@ impl Committer for Kept {
         if kept.1 {
             return Err(TransactError::Maybe("told to".into()));
         }
-        let placed = transaction.parts.iter().filter(|part| !part.chunks.is_empty()).map(|part| (part.partition, 100)).collect();
+        let placed = transaction.parts.iter().filter(|part| !part.pieces.is_empty()).map(|part| (part.partition, 100)).collect();
         kept.0.push(transaction);
         Ok(placed)
     }
@@ -38,7 +38,7 @@ const NOW: Now = Now { wall_ms: 1_000, monotonic: std::time::Duration::ZERO };
 
 fn commit(workers: usize) -> (Commit, Kept) {
     let kept = Kept::default();
-    let settings = CommitSettings { house: "test".into(), instance: "i".into(), workers, max_chunk_bytes: chunk::PIECE_BYTES_MAX };
+    let settings = CommitSettings { house: "test".into(), instance: "i".into(), workers, max_piece_bytes: chunk::PIECE_BYTES_MAX };
     (Commit::new(settings, Box::new(kept.clone())), kept)
 }
 
@@ -125,10 +125,10 @@ fn outputs_of_all_workers_become_one_transaction_and_everyone_is_told_in_order()
     assert_eq!(busy.changes.iter().map(|change| &*change.key).collect::<String>(), "abab", "by seq");
     assert_eq!(busy.rejects.iter().map(|reject| reject.offset).collect::<Vec<_>>(), [10, 11]);
     assert_eq!((busy.next_offset, busy.progress), (13, Progress { n: 8, digest: 104, start: 3 }));
-    let piece = chunk::decode(&busy.chunks[0]).unwrap();
+    let piece = chunk::decode(&busy.pieces[0]).unwrap();
     assert_eq!((piece.header.n, piece.header.digest, piece.header.event, piece.header.clock_ms), (8, 104, 4, 500));
     assert_eq!((piece.header.next_offset, piece.header.ticks, piece.rows.len()), (13, vec![(10, 500)], 2));
-    assert_eq!((idle.next_offset, idle.progress, idle.chunks.len()), (10, quiet, 0), "its offset is the fence all the same");
+    assert_eq!((idle.next_offset, idle.progress, idle.pieces.len()), (10, quiet, 0), "its offset is the fence all the same");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn an_epoch_with_nothing_in_it_is_announced_and_not_written() {
     run(&mut commit, forced, vec![output(0, 2, vec![])], &mut out);
     let kept = kept.0.lock().unwrap();
     assert_eq!(kept.0.len(), 1, "only the forced one");
-    assert_eq!((kept.0[0].parts[0].progress, kept.0[0].parts[0].chunks.len()), (Progress::default(), 0));
+    assert_eq!((kept.0[0].parts[0].progress, kept.0[0].parts[0].pieces.len()), (Progress::default(), 0));
 }
 
 #[test]

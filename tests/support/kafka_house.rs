@@ -141,7 +141,7 @@ pub fn part(partition: i32, next_offset: i64, n: u64) -> Part {
         partition,
         next_offset,
         progress: Progress { n, digest: 7 * n, start: 0 },
-        chunks: vec![format!("chunk {n} of {partition}").into_bytes()],
+        pieces: vec![format!("chunk {n} of {partition}").into_bytes()],
         changes: vec![SinkRecord {
             key: format!("object {partition}").into(),
             value: Some(format!("state {n}").into_bytes()),
@@ -155,7 +155,7 @@ pub fn epoch(next_offset: i64, n: u64) -> Transaction {
     Transaction { parts: (0..PARTITIONS).map(|partition| part(partition, next_offset, n)).collect() }
 }
 
-pub fn chunks(log: &mut Log, partition: i32) -> Vec<String> {
+pub fn pieces(log: &mut Log, partition: i32) -> Vec<String> {
     let mut all = Vec::new();
     let broke = log
         .checkpoint

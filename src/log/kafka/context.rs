@@ -204,8 +204,8 @@ struct Delivered {
     awaited: Option<usize>,
     /// Why the first one that failed did.
     failure: Option<String>,
-    /// The places of each partition's first chunk.
-    first_chunks: Vec<(Partition, Offset)>,
+    /// The places of each partition's first piece.
+    first_pieces: Vec<(Partition, Offset)>,
 }
 
 impl Deliveries {
@@ -235,9 +235,9 @@ impl Deliveries {
         Ok(())
     }
 
-    /// The places of the first chunks since the last call.
-    pub(super) fn take_first_chunks(&self) -> Vec<(Partition, Offset)> {
-        std::mem::take(&mut lock(&self.delivered).first_chunks)
+    /// The places of the chunks' first pieces since the last call.
+    pub(super) fn take_first_pieces(&self) -> Vec<(Partition, Offset)> {
+        std::mem::take(&mut lock(&self.delivered).first_pieces)
     }
 }
 
@@ -251,8 +251,8 @@ impl ClientContext for Deliveries {
     }
 }
 
-/// Whether a record is its partition's first chunk in the transaction.
-pub(super) const FIRST_CHUNK: usize = 1;
+/// Whether a record is the first piece of its partition's chunk in the transaction.
+pub(super) const FIRST_PIECE: usize = 1;
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
@@ -261,7 +261,7 @@ impl ProducerContext for Deliveries {
         let mut delivered = lock(&self.delivered);
         delivered.count += 1;
         match result {
-            Ok(record) if mark == FIRST_CHUNK => delivered.first_chunks.push((record.partition(), record.offset())),
+            Ok(record) if mark == FIRST_PIECE => delivered.first_pieces.push((record.partition(), record.offset())),
             Ok(_) => {}
             Err((error, record)) => {
                 let place = format!("a record for {} [{}]", record.topic(), record.partition());

@@ -20,7 +20,7 @@ use rdkafka::{
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::{
-    context::{Deliveries, FIRST_CHUNK, Member},
+    context::{Deliveries, FIRST_PIECE, Member},
     ownership::Ownership,
     settings::{Settings, make},
 };
@@ -150,7 +150,7 @@ impl Run<'_> {
             KafkaError::Transaction(reason) if reason.txn_requires_abort() => TransactError::Failed(reason.string()),
             other => TransactError::Maybe(other.to_string()),
         })?;
-        Ok(self.producer.context().take_first_chunks())
+        Ok(self.producer.context().take_first_pieces())
     }
 
     /// Everything up to the commit itself.
@@ -186,9 +186,9 @@ impl Run<'_> {
 
     fn send_part(&mut self, part: &Part) -> Result<(), String> {
         let topics = &self.grounds.settings.topics;
-        for (i, chunk) in part.chunks.iter().enumerate() {
-            let mark = if i == 0 { FIRST_CHUNK } else { 0 };
-            self.send(BaseRecord::with_opaque_to(&topics.checkpoint, mark).payload(chunk.as_slice()).partition(part.partition))?;
+        for (i, piece) in part.pieces.iter().enumerate() {
+            let mark = if i == 0 { FIRST_PIECE } else { 0 };
+            self.send(BaseRecord::with_opaque_to(&topics.checkpoint, mark).payload(piece.as_slice()).partition(part.partition))?;
         }
         for change in &part.changes {
             self.send(sink_record(&topics.sink, change).partition(part.partition))?;

@@ -70,7 +70,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Commits the epoch, durably. Returns the checkpoint offset of each partition's first chunk.
+    /// Commits the epoch, durably. Returns the checkpoint offset of each partition's first piece.
     pub(super) fn commit(&self, transaction: &Transaction) -> Result<Vec<Place>, TransactError> {
         let _committing = self.committing.lock().expect(UNBROKEN);
         let committed = self.try_commit(transaction);
@@ -113,21 +113,21 @@ impl Store {
     pub(super) fn progress(&self, partition: Partition) -> Result<Option<(Offset, Progress)>, LogError> {
         // What is being committed could change it.
         let _committing = self.committing.lock().expect(UNBROKEN);
-        let (progress, chunks) = self.reading(|reading| {
+        let (progress, pieces) = self.reading(|reading| {
             let progress = reading.open_table(PROGRESS)?.get(partition)?.map(|row| row.value());
             let ends = reading.open_table(ENDS)?.get(partition)?.map(|row| row.value());
             Ok((progress, ends.unwrap_or_default().0))
         })?;
-        if progress.is_none() && chunks > 0 {
+        if progress.is_none() && pieces > 0 {
             return Err(LogError::Corrupt(format!(
-                "{}: partition {partition} has {chunks} checkpoint records, but no progress: the log is damaged and can't be restored from",
+                "{}: partition {partition} has {pieces} checkpoint records, but no progress: the log is damaged and can't be restored from",
                 self.place
             )));
         }
         Ok(progress.map(|(offset, n, digest, start)| (offset, Progress { n, digest, start })))
     }
 
-    /// Hands the partition's chunks from `from` on to `each`, as of now.
+    /// Hands the partition's pieces from `from` on to `each`, as of now.
     pub(super) fn read(
         &self,
         partition: Partition,
@@ -138,12 +138,12 @@ impl Store {
             let end = reading.open_table(ENDS)?.get(partition)?.map(|row| row.value()).unwrap_or_default().0;
             let mut next = from;
             for row in reading.open_table(CHUNKS)?.range((partition, from)..(partition, end))? {
-                let (place, chunk) = row?;
+                let (place, piece) = row?;
                 if place.value().1 != next {
                     break;
                 }
                 next += 1;
-                if each(place.value().1, chunk.value()).is_break() {
+                if each(place.value().1, piece.value()).is_break() {
                     return Ok((next, end, true));
                 }
             }

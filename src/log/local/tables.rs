@@ -23,9 +23,9 @@ pub(super) type RejectRow = (i64, i64, Option<&'static [u8]>, Option<&'static [u
 pub(super) const HOUSE: TableDefinition<'_, &str, &str> = TableDefinition::new("house");
 /// How far each partition is committed.
 pub(super) const PROGRESS: TableDefinition<'_, Partition, ProgressRow> = TableDefinition::new("progress");
-/// The next offset of each partition's chunks, changes and rejects. Kept apart, as the records themselves are cut.
+/// The next offset of each partition's pieces, changes and rejects. Kept apart, as the records themselves are cut.
 pub(super) const ENDS: TableDefinition<'_, Partition, (Offset, Offset, Offset)> = TableDefinition::new("ends");
-/// The checkpoint.
+/// The checkpoint: pieces of chunks.
 pub(super) const CHUNKS: TableDefinition<'_, Place, &[u8]> = TableDefinition::new("chunks");
 /// The sink.
 pub(super) const CHANGES: TableDefinition<'_, Place, ChangeRow> = TableDefinition::new("changes");
@@ -54,13 +54,13 @@ impl<'t> Tables<'t> {
     }
 
     /// Writes an epoch; of changes and rejects the newest `keep_records` of each partition stay. Returns the checkpoint offset of each
-    /// partition's first chunk.
+    /// partition's first piece.
     pub(super) fn write(&mut self, transaction: &Transaction, keep_records: u64) -> Result<Vec<Place>, Error> {
         let keep = Offset::try_from(keep_records).unwrap_or(Offset::MAX);
         let mut firsts = Vec::new();
         for part in &transaction.parts {
             let first = self.write_part(part, keep)?;
-            if !part.chunks.is_empty() {
+            if !part.pieces.is_empty() {
                 firsts.push((part.partition, first));
             }
         }
@@ -72,7 +72,7 @@ impl<'t> Tables<'t> {
         self.write_progress(part)?;
         let (first, changes, rejects) = self.ends.get(partition)?.map(|ends| ends.value()).unwrap_or_default();
         let ends = (
-            append(&mut self.chunks, (partition, first), &part.chunks, |chunk| chunk.as_slice())?,
+            append(&mut self.chunks, (partition, first), &part.pieces, |piece| piece.as_slice())?,
             append(&mut self.changes, (partition, changes), &part.changes, change_row)?,
             append(&mut self.rejects, (partition, rejects), &part.rejects, reject_row)?,
         );
@@ -84,7 +84,7 @@ impl<'t> Tables<'t> {
         Ok(first)
     }
 
-    /// Chunks that no restore needs any more go in the same transaction that says so.
+    /// Pieces that no restore needs any more go in the same transaction that says so.
     fn write_progress(&mut self, part: &Part) -> Result<(), Error> {
         let Progress { n, digest, start } = part.progress;
         let old = self.progress.insert(part.partition, (part.next_offset, n, digest, start))?.map(|old| old.value());
