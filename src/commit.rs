@@ -40,7 +40,7 @@ pub enum Sent {
     /// To one worker.
     Worker(usize, Notice),
     /// For everyone to watch.
-    Standing(Note),
+    Note(Note),
     /// To the pump.
     Pump(Resolved),
 }
@@ -112,7 +112,7 @@ impl Commit {
         let live = transaction.parts.iter().map(|part| (part.partition, part.next_offset)).collect();
         if let Err(error) = self.transact(transaction, transacted) {
             self.progress.clear();
-            out.push(Sent::Standing(Note::Stale { since_ms: now.wall_ms, trouble: error.to_string() }));
+            out.push(Sent::Note(Note::Stale { since_ms: now.wall_ms, trouble: error.to_string() }));
             out.push(Sent::Pump(Resolved::Failed));
             return Outcome::Failed(error);
         }
@@ -156,7 +156,7 @@ impl Commit {
     fn announce(&self, cut: &Cut, live: Vec<(Partition, Offset)>, out: &mut Vec<Sent>) {
         let last: Seq = cut.end - 1;
         out.extend((0..self.settings.workers).map(|worker| Sent::Worker(worker, Notice::Committed(last))));
-        out.push(Sent::Standing(Note::Committed(live)));
+        out.push(Sent::Note(Note::Committed(live)));
     }
 }
 

@@ -24,7 +24,7 @@ use std::{
 use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, Row, Run, Seq, TICK_MS};
 
 use self::{
-    line::{Line, Stage},
+    line::{Line, Phase},
     number::Numbering,
     wall::Wall,
 };
@@ -67,7 +67,7 @@ pub enum Sent {
     /// To restore.
     Restore(Request),
     /// For everyone to watch.
-    Standing(Note),
+    Note(Note),
 }
 
 /// See the module.
@@ -203,14 +203,14 @@ impl Pump {
     /// As [`Source::begin`].
     pub fn delivered(&mut self, delivery: Delivery, out: &mut Vec<Sent>) -> Result<(), LogError> {
         let Some(line) = self.lines.get_mut(&delivery.partition).filter(|_| !self.stopping) else { return Ok(()) };
-        if line.number != delivery.number || line.stage != Stage::Restoring || line.leaving {
+        if line.number != delivery.number || line.phase != Phase::Restoring || line.leaving {
             return Ok(());
         }
         match delivery.what {
             Delivered::Begin(at) => {
                 line.stand(at);
                 if at.progress.is_none() {
-                    line.stage = Stage::Starting;
+                    line.phase = Phase::Starting;
                     let run = line.aside(&mut self.next);
                     self.to_all(out, || Feed::Restored(run));
                 }
@@ -222,7 +222,7 @@ impl Pump {
             }
             Delivered::End => {
                 let run = line.compared(&mut self.next);
-                line.stage = Stage::Live;
+                line.phase = Phase::Live;
                 self.source.begin(line.partition, line.next_offset)?;
                 self.to_all(out, || Feed::Restored(run));
             }
@@ -290,7 +290,7 @@ impl Pump {
     /// As [`Source::suspend`], but for further refusals.
     pub fn refused(&mut self, why: String, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
         self.patient_until = now.monotonic + REFUSED_RETRY;
-        out.push(Sent::Standing(Note::Adrift(Some((now.wall_ms, why)))));
+        out.push(Sent::Note(Note::Adrift(Some((now.wall_ms, why)))));
         match self.drop_open(now) {
             Err(LogError::Unavailable(_)) => Ok(()), // what is begun anew need not have been suspended
             outcome => outcome,
@@ -309,7 +309,7 @@ impl Pump {
         self.stopping = true;
         self.backlog.clear();
         self.lines.values().for_each(Line::cancel);
-        out.push(Sent::Standing(Note::Stopping));
+        out.push(Sent::Note(Note::Stopping));
     }
 
     /// Whether the group is left: nothing is to be done any more, and nothing may.
@@ -386,7 +386,7 @@ impl Pump {
                     self.settings.max_future_skew_ms
                 )
             });
-            out.push(Sent::Standing(Note::Clock(trouble)));
+            out.push(Sent::Note(Note::Clock(trouble)));
         }
     }
 
@@ -434,7 +434,7 @@ impl Pump {
         if self.in_flight && (self.has_events() || self.stopping || !self.releases.is_empty()) {
             return EXPECTING;
         }
-        if self.dropped || self.lines.values().any(|line| line.stage != Stage::Live) {
+        if self.dropped || self.lines.values().any(|line| line.phase != Phase::Live) {
             return WAITING;
         }
         if !self.in_flight && self.has_events() {

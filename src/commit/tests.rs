@@ -116,7 +116,7 @@ fn outputs_of_all_workers_become_one_transaction_and_everyone_is_told_in_order()
     let expected = [
         "Worker(0, Committed(9))",
         "Worker(1, Committed(9))",
-        "Standing(Committed([(0, 13), (4, 10)]))",
+        "Note(Committed([(0, 13), (4, 10)]))",
         "Pump(Committed { epoch: 1, transacted: true })",
     ];
     assert_eq!(told(&mut out), expected);
@@ -180,7 +180,7 @@ fn a_failed_transaction_is_followed_by_recovery_and_nothing_is_sent_again() {
     kept.0.lock().unwrap().1 = true;
     let outcome = run(&mut commit, cut(1, vec![part(0, 1, Some(Progress::default()))]), vec![output(0, 1, vec![])], &mut out);
     assert!(matches!(outcome, Outcome::Failed(TransactError::Maybe(_))), "{outcome:?}");
-    let stale = "Standing(Stale { since_ms: 1000, trouble: \"the epoch may or may not be committed: told to\" })";
+    let stale = "Note(Stale { since_ms: 1000, trouble: \"the epoch may or may not be committed: told to\" })";
     assert_eq!(told(&mut out), [stale, "Pump(Failed)"], "no worker hears of it: L stays");
     commit.recover(&|| true, &mut out).unwrap();
     assert_eq!(told(&mut out), ["Pump(Recovered)"]);

@@ -141,7 +141,7 @@ impl PumpThread {
                 pump::Sent::Worker(worker, feed) => self.workers[worker].send(feed).map_err(|_| Gone)?,
                 pump::Sent::Commit(cut) => self.to_commit.send(ToCommit::Cut(cut)).map_err(|_| Gone)?,
                 pump::Sent::Restore(request) => _ = waiting.insert(request.partition, request),
-                pump::Sent::Standing(note) => {
+                pump::Sent::Note(note) => {
                     self.board.apply(&note);
                     if let Note::Gone(partitions) = note {
                         partitions.into_iter().for_each(|partition| self.metrics.partition_released(partition));
@@ -243,7 +243,7 @@ impl CommitThread {
         for sent in out.drain(..) {
             match sent {
                 commit::Sent::Worker(worker, notice) => self.workers[worker].send(notice).map_err(|_| Gone)?,
-                commit::Sent::Standing(note) => self.board.apply(&note),
+                commit::Sent::Note(note) => self.board.apply(&note),
                 commit::Sent::Pump(resolved) => self.resolved.send(resolved).map_err(|_| Gone)?,
             }
         }

@@ -6,7 +6,7 @@ use statehouse_dataflows::vocabulary::Partition;
 
 use super::{
     Open, Pump, Sent,
-    line::{Line, Stage},
+    line::{Line, Phase},
 };
 use crate::{
     log::LogError,
@@ -27,7 +27,7 @@ impl Pump {
             if !self.dropped {
                 self.request(partition, out);
             } else if !self.ghosts.contains(&partition) {
-                out.push(Sent::Standing(Note::Restoring(partition)));
+                out.push(Sent::Note(Note::Restoring(partition)));
             }
         }
         self.joined = true;
@@ -37,9 +37,9 @@ impl Pump {
     pub(super) fn begin_anew(&mut self, out: &mut Vec<Sent>) {
         self.dropped = false;
         let gone: Vec<_> = mem::take(&mut self.ghosts).into_iter().filter(|partition| !self.lines.contains_key(partition)).collect();
-        out.push(Sent::Standing(Note::Adrift(None)));
+        out.push(Sent::Note(Note::Adrift(None)));
         if !gone.is_empty() {
-            out.push(Sent::Standing(Note::Gone(gone)));
+            out.push(Sent::Note(Note::Gone(gone)));
         }
         let owned: Arc<[Partition]> = self.lines.keys().copied().collect();
         owned.iter().for_each(|partition| self.request(*partition, out));
@@ -50,7 +50,7 @@ impl Pump {
     pub(super) fn request(&mut self, partition: Partition, out: &mut Vec<Sent>) {
         self.last_number += 1;
         let line = self.lines.get_mut(&partition).expect("only owned partitions are restored");
-        out.push(Sent::Standing(Note::Restoring(partition)));
+        out.push(Sent::Note(Note::Restoring(partition)));
         out.push(Sent::Restore(line.request(self.last_number)));
     }
 
@@ -74,7 +74,7 @@ impl Pump {
         for partition in &partitions {
             let Some(line) = self.lines.get(partition) else { continue };
             line.cancel();
-            if line.stage == Stage::Restoring {
+            if line.phase == Phase::Restoring {
                 self.give_up(*partition, out);
                 continue;
             }
@@ -88,18 +88,18 @@ impl Pump {
             return Ok(()); // nobody is answered of any of them
         }
         let trouble = "the consumer group was lost: answers stay as they were until it is joined again".to_owned();
-        out.push(Sent::Standing(Note::Adrift(Some((now.wall_ms, trouble)))));
+        out.push(Sent::Note(Note::Adrift(Some((now.wall_ms, trouble)))));
         if any_whole { self.drop_open(now) } else { Ok(()) }
     }
 
     pub(super) fn give_up(&mut self, partition: Partition, out: &mut Vec<Sent>) {
         let Some(line) = self.lines.remove(&partition) else { return };
-        if line.stage != Stage::Waiting {
+        if line.phase != Phase::Waiting {
             // Otherwise the workers know nothing of it, or are about to forget everything.
             let run = line.aside(&mut self.next);
             self.to_all(out, || Feed::GiveUp(run));
         }
-        out.push(Sent::Standing(Note::Gone(vec![partition])));
+        out.push(Sent::Note(Note::Gone(vec![partition])));
     }
 
     /// Called while nothing is in flight. What is open of revoked partitions is committed first.
@@ -120,7 +120,7 @@ impl Pump {
     /// The first start positions are committed: now their records may be read.
     pub(super) fn begin_started(&mut self) -> Result<(), LogError> {
         for line in self.lines.values_mut().filter(|line| line.has_started()) {
-            line.stage = Stage::Live;
+            line.phase = Phase::Live;
             if !line.leaving {
                 self.source.begin(line.partition, line.next_offset)?;
             }
@@ -137,7 +137,7 @@ impl Pump {
         let mut outcome = Ok(());
         for line in self.lines.values_mut() {
             line.cancel();
-            if mem::replace(&mut line.stage, Stage::Waiting) == Stage::Live {
+            if mem::replace(&mut line.phase, Phase::Waiting) == Phase::Live {
                 outcome = outcome.and(self.source.suspend(line.partition));
             }
         }

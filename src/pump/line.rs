@@ -16,7 +16,7 @@ use crate::{
 
 /// How far a partition is on its way to being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum Phase {
     /// Waits for the recovery to end before it is restored.
     Waiting,
     /// Its rows are being read back.
@@ -31,7 +31,7 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) partition: Partition,
-    pub(crate) stage: Stage,
+    pub(crate) phase: Phase,
     /// Which assignment or restore of it: deliveries for another are stale.
     pub(crate) number: u64,
     /// Whether the last fetch answered at the end of the partition.
@@ -53,7 +53,7 @@ impl Line {
     pub(crate) fn new(partition: Partition) -> Self {
         Self {
             partition,
-            stage: Stage::Waiting,
+            phase: Phase::Waiting,
             number: 0,
             caught_up: false,
             leaving: false,
@@ -73,7 +73,7 @@ impl Line {
         self.cancel();
         self.cancelled = Arc::default();
         self.number = number;
-        self.stage = Stage::Restoring;
+        self.phase = Phase::Restoring;
         Request { partition: self.partition, number, cancelled: Arc::clone(&self.cancelled) }
     }
 
@@ -96,22 +96,22 @@ impl Line {
 
     /// Whether records may be fed.
     pub(crate) fn is_live(&self) -> bool {
-        self.stage == Stage::Live && !self.leaving
+        self.phase == Phase::Live && !self.leaving
     }
 
     /// Whether its restore is complete, so that it belongs in every epoch.
     pub(crate) fn is_whole(&self) -> bool {
-        matches!(self.stage, Stage::Live | Stage::Starting)
+        matches!(self.phase, Phase::Live | Phase::Starting)
     }
 
     /// Whether its first start position is still to be put into an epoch.
     pub(crate) fn is_to_start(&self) -> bool {
-        self.stage == Stage::Starting && self.adopted.is_some()
+        self.phase == Phase::Starting && self.adopted.is_some()
     }
 
     /// Whether its first start position was in the last epoch.
     pub(crate) fn has_started(&self) -> bool {
-        self.stage == Stage::Starting && self.adopted.is_none()
+        self.phase == Phase::Starting && self.adopted.is_none()
     }
 
     /// Whether the wall-clock moves its clock. A partition without any record yet has no clock to move.

@@ -157,7 +157,7 @@ impl Bench {
                 self.numbers.insert(request.partition, request.number);
                 format!("restore {}", request.partition)
             }
-            Sent::Standing(note) => format!("{note:?}"),
+            Sent::Note(note) => format!("{note:?}"),
             Sent::Commit(cut) => {
                 let text = format!("cut {}{}", cut.epoch, if cut.forced { " forced" } else { "" });
                 self.cuts.push(cut);
