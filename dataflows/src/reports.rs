@@ -18,7 +18,7 @@ use std::{cell::RefCell, rc::Rc};
 use hashbrown::HashTable;
 use prefetch_index::prefetch_index;
 
-use changed::{Change, Changed};
+use changed::{Changed, ChangedReport};
 pub(crate) use object::Object;
 use object::Place;
 pub(crate) use object::prefetch_name;
@@ -87,10 +87,10 @@ pub struct Counts {
 
 /// Whether a difference is also a row of the checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Note {
-    Row,
+enum AsRow {
+    Yes,
     /// The checkpoint has it, or it is another's from now on.
-    None,
+    No,
 }
 
 /// A claim (or none) for an agent's place.
@@ -98,7 +98,7 @@ enum Note {
 struct Put {
     agent: AgentId,
     claim: Option<Claim>,
-    note: Note,
+    row: AsRow,
 }
 
 /// The object an event is about.
@@ -209,7 +209,7 @@ impl Reports {
         self.any_ttl |= claim.due().is_some();
         object.touched = *seq;
         names.states.hold(state);
-        self.replace(id, Put { agent, claim: Some(claim), note: Note::Row }, context);
+        self.replace(id, Put { agent, claim: Some(claim), row: AsRow::Yes }, context);
     }
 
     /// An agent takes its report back. Returns whether there was one.
@@ -222,20 +222,20 @@ impl Reports {
             return false;
         }
         object.touched = context.seq;
-        self.replace(id, Put { agent, claim: None, note: Note::Row }, context);
+        self.replace(id, Put { agent, claim: None, row: AsRow::Yes }, context);
         true
     }
 
     /// All reports of the object go.
     pub(crate) fn purge(&mut self, id: ObjectId, context: &mut Context<'_>) {
-        self.withdraw_all(id, Note::Row, context);
+        self.withdraw_all(id, AsRow::Yes, context);
     }
 
-    fn withdraw_all(&mut self, id: ObjectId, note: Note, context: &mut Context<'_>) {
+    fn withdraw_all(&mut self, id: ObjectId, row: AsRow, context: &mut Context<'_>) {
         let object = self.object_mut(id);
         object.touched = context.seq;
         let agents: Vec<_> = object.agents.iter().rev().map(|place| place.agent).collect();
-        agents.into_iter().for_each(|agent| self.replace(id, Put { agent, claim: None, note }, context));
+        agents.into_iter().for_each(|agent| self.replace(id, Put { agent, claim: None, row }, context));
     }
 
     /// A report as the checkpoint has it: makes differences, but no row.
@@ -247,7 +247,7 @@ impl Reports {
         let claim = Claim { agent, state, ts_ms: report.ts_ms, offset: report.offset, due_ms };
         self.any_ttl |= claim.due().is_some();
         self.object_mut(id).touched = context.seq;
-        self.replace(id, Put { agent, claim: Some(claim), note: Note::None }, context);
+        self.replace(id, Put { agent, claim: Some(claim), row: AsRow::No }, context);
     }
 
     /// Forgets all reports of a partition: makes differences, but no rows. Returns its objects.
@@ -255,7 +255,7 @@ impl Reports {
         let mine =
             |(id, object): (usize, &Option<Object>)| object.as_ref().filter(|object| object.partition == partition).map(|_| id as ObjectId);
         let ids: Vec<_> = self.objects.iter().enumerate().filter_map(mine).collect();
-        ids.iter().for_each(|id| self.withdraw_all(*id, Note::None, context));
+        ids.iter().for_each(|id| self.withdraw_all(*id, AsRow::No, context));
         let Self { changed, objects, every_seq, report_diffs, .. } = self;
         let is_mine = |id: ObjectId| objects[id as usize].as_ref().is_some_and(|object| object.partition == partition);
         changed.forget(is_mine, |change| {
@@ -267,7 +267,7 @@ impl Reports {
     }
 
     /// Puts an agent's claim in the place of the one it had, if any, and notes the differences.
-    fn replace(&mut self, id: ObjectId, Put { agent, claim, note }: Put, context: &mut Context<'_>) {
+    fn replace(&mut self, id: ObjectId, Put { agent, claim, row }: Put, context: &mut Context<'_>) {
         let Context { rules, names, seq, .. } = context;
         let object = self.objects[id as usize].as_mut().expect("a known object");
         let set = &rules.sets[object.set()];
@@ -282,11 +282,11 @@ impl Reports {
             names.states.release(before.state, *seq);
             claims.release(before.slot, *seq);
         }
-        let change = Change { object: id, agent, before: before.map(|place| place.slot), after: place.map(|place| place.slot) };
-        if self.every_seq || note == Note::None {
+        let change = ChangedReport { object: id, agent, before: before.map(|place| place.slot), after: place.map(|place| place.slot) };
+        if self.every_seq || row == AsRow::No {
             change.differ(*seq, &mut self.report_diffs);
         }
-        if note == Note::Row {
+        if row == AsRow::Yes {
             let at = self.changed.note(change, before.map(|place| place.noted));
             object.note(agent, at);
         }
@@ -328,7 +328,7 @@ impl Reports {
         let claims = self.claims.borrow();
         for run in self.changed.settled(WINDOW) {
             self.look_ahead_of_rows(run.clone(), &claims);
-            for &Change { object: id, agent, before, after } in run {
+            for &ChangedReport { object: id, agent, before, after } in run {
                 while let Some(row) = published.next_if(|(object, _)| *object < id) {
                     put(row, maker);
                 }
@@ -345,7 +345,7 @@ impl Reports {
     }
 
     /// Prefetches what the rows of these changed reports will read. Has no effect but on the cache.
-    fn look_ahead_of_rows<'a>(&self, run: impl Iterator<Item = &'a Change> + Clone, claims: &Claims) {
+    fn look_ahead_of_rows<'a>(&self, run: impl Iterator<Item = &'a ChangedReport> + Clone, claims: &Claims) {
         for change in run.clone() {
             [change.before, change.after].into_iter().flatten().for_each(|slot| claims.prefetch(slot));
             prefetch_index(&self.objects, change.object as usize);

@@ -72,7 +72,7 @@ impl Engine {
             Some(Some(state)) => state.is_some() && row.state == state,
         };
         let mut found = Vec::new();
-        let published = Rows::open(&mut self.traces.published, &self.stores.posted, self.committed);
+        let published = PublishedAsOf::open(&mut self.traces.published, &self.stores.posted, self.committed);
         scan(&mut self.traces.known, self.committed, &from, |key, id| {
             let is_after = query.after.as_ref().is_none_or(|after| key > after);
             if !key.0.starts_with(query.prefix.as_str()) || found.len() >= query.limit {
@@ -109,7 +109,7 @@ impl Engine {
             found = (*at == key).then_some(id);
             false
         });
-        let row = Rows::open(&mut self.traces.published, &self.stores.posted, self.committed).of(found?)?;
+        let row = PublishedAsOf::open(&mut self.traces.published, &self.stores.posted, self.committed).of(found?)?;
         Some((found?, row))
     }
 
@@ -192,13 +192,13 @@ fn scan(trace: &mut KnownTrace, last: Seq, from: &(Name, Partition), mut each: i
 }
 
 /// What is published, by id, as of `last`.
-struct Rows<'a> {
+struct PublishedAsOf<'a> {
     batches: Vec<Rc<Flat<ObjectId, Slot, i32>>>,
     slots: &'a RefCell<Slots<Posted>>,
     last: Seq,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> PublishedAsOf<'a> {
     fn open(trace: &mut PublishedTrace, slots: &'a RefCell<Slots<Posted>>, last: Seq) -> Self {
         Self { batches: batches(trace), slots, last }
     }

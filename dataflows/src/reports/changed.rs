@@ -14,7 +14,7 @@ use crate::{
 
 /// A report changed in the epoch, by where its claims are.
 #[derive(Clone, Copy)]
-pub(super) struct Change {
+pub(super) struct ChangedReport {
     pub(super) object: ObjectId,
     pub(super) agent: AgentId,
     pub(super) before: Option<Slot>,
@@ -24,14 +24,14 @@ pub(super) struct Change {
 /// All of an epoch.
 #[derive(Default)]
 pub(super) struct Changed {
-    reports: Vec<Change>,
+    reports: Vec<ChangedReport>,
     /// Where reports withdrawn in the epoch are, should they come back in it.
     withdrawn: HashMap<(ObjectId, AgentId), u32>,
     /// Those that are different at the epoch's end.
     settled: Vec<ByObject>,
 }
 
-impl Change {
+impl ChangedReport {
     /// The differences it makes.
     pub(super) fn differ(&self, seq: Seq, diffs: &mut Vec<ReportDiff>) {
         let update = |slot: Option<Slot>, diff| slot.map(|value| Update { key: self.object, value, seq, diff });
@@ -42,7 +42,7 @@ impl Change {
 
 impl Changed {
     /// Notes a change. `noted`: where the agent's last one was noted, in this epoch or another. Returns where this one is.
-    pub(super) fn note(&mut self, change: Change, noted: Option<u32>) -> u32 {
+    pub(super) fn note(&mut self, change: ChangedReport, noted: Option<u32>) -> u32 {
         let key = (change.object, change.agent);
         let is_its_own = |at: &u32| self.reports.get(*at as usize).is_some_and(|other| (other.object, other.agent) == key);
         let at = match noted.or_else(|| self.withdrawn.get(&key).copied()).filter(is_its_own) {
@@ -62,11 +62,11 @@ impl Changed {
     }
 
     /// Forgets the changes of these objects, which make no row; hands each to `each`.
-    pub(super) fn forget(&mut self, is_one: impl Fn(ObjectId) -> bool, mut each: impl FnMut(&Change)) {
+    pub(super) fn forget(&mut self, is_one: impl Fn(ObjectId) -> bool, mut each: impl FnMut(&ChangedReport)) {
         self.withdrawn.retain(|(object, _), _| !is_one(*object));
         for change in self.reports.iter_mut().filter(|change| is_one(change.object)) {
             each(change);
-            *change = Change { agent: AgentId::MAX, before: None, after: None, ..*change }; // nobody's any more
+            *change = ChangedReport { agent: AgentId::MAX, before: None, after: None, ..*change }; // nobody's any more
         }
     }
 
@@ -89,7 +89,7 @@ impl Changed {
     }
 
     /// What is settled, by object, in runs of at most so many.
-    pub(super) fn settled(&self, run: usize) -> impl Iterator<Item = impl Iterator<Item = &Change> + Clone> {
+    pub(super) fn settled(&self, run: usize) -> impl Iterator<Item = impl Iterator<Item = &ChangedReport> + Clone> {
         self.settled.chunks(run).map(|keys| {
             keys.iter().for_each(|key| prefetch_index(&self.reports, key.place()));
             keys.iter().map(|key| &self.reports[key.place()])
