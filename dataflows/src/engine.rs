@@ -166,7 +166,7 @@ impl Engine {
             }
             Event::Withdraw { agent, ts_ms } => {
                 let Some(id) = self.find(seq, subject) else { return };
-                self.with_reports(seq, |reports, context| _ = reports.withdraw(id, agent, ts_ms, context));
+                self.with_reports(seq, |reports, context| reports.withdraw(id, agent, ts_ms, context));
             }
             Event::Lift => {
                 let Some(id) = self.find(seq, subject) else { return };

@@ -212,18 +212,17 @@ impl Reports {
         self.replace(id, Put { agent, claim: Some(claim), row: AsRow::Yes }, context);
     }
 
-    /// An agent takes its report back. Returns whether there was one.
-    pub(crate) fn withdraw(&mut self, id: ObjectId, agent: &str, ts_ms: Millis, context: &mut Context<'_>) -> bool {
-        let Some(agent) = context.names.agents.find(agent) else { return false };
+    /// An agent takes its report back, if it has one.
+    pub(crate) fn withdraw(&mut self, id: ObjectId, agent: &str, ts_ms: Millis, context: &mut Context<'_>) {
+        let Some(agent) = context.names.agents.find(agent) else { return };
         let object = self.objects[id as usize].as_mut().expect("a known object");
-        let Ok(at) = object.find(agent) else { return false };
+        let Ok(at) = object.find(agent) else { return };
         if is_late(&context.rules.sets[object.set()], ts_ms, object.agents[at].slot, &self.claims) {
             self.counts.late += 1;
-            return false;
+            return;
         }
         object.touched = context.seq;
         self.replace(id, Put { agent, claim: None, row: AsRow::Yes }, context);
-        true
     }
 
     /// All reports of the object go.
