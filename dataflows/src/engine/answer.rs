@@ -12,7 +12,10 @@ use differential_dataflow::{
     },
 };
 
-use super::{Engine, KnownTrace, PublishedTrace};
+use super::{
+    Engine,
+    build::{KnownTrace, PublishedTrace},
+};
 use crate::{
     claim::Claim,
     flat::{Flat, FlatTrace, Part, Update, batches, held},
