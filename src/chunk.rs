@@ -31,7 +31,7 @@ use statehouse_dataflows::{
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use self::{body::Flaw, cut::Cut};
+use self::cut::Cut;
 
 /// The largest piece that is usually asked for: below the 1 MB that brokers take for a record, with room for its envelope.
 pub const PIECE_BYTES_MAX: usize = 900_000;
@@ -116,6 +116,10 @@ pub enum ChunkError {
     #[error("the body's {0} can't be")]
     Body(&'static str),
 }
+
+/// What of a body can't be.
+#[derive(Debug)]
+struct Flaw(&'static str);
 
 /// Writes a chunk of these rows, each worker's, which must be of the header's partition, in pieces of at most `max_bytes` each. At least
 /// one piece; a piece is larger only where a single row or tick already is.

@@ -19,10 +19,6 @@ use super::{
 /// A piece has at most so many rows, and so many ticks. A reader's memory hangs on it.
 pub(super) const ITEMS_MAX: usize = 1 << 18;
 
-/// What can't be.
-#[derive(Debug)]
-pub(super) struct Flaw(pub &'static str);
-
 /// The kinds of rows, as written.
 pub(super) const REPORT: i64 = 0;
 pub(super) const NO_REPORT: i64 = 1;

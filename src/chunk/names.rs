@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use statehouse_dataflows::vocabulary::Name;
 
 use super::{
-    body::Flaw,
+    Flaw,
     packed::{self, Packer},
 };
 

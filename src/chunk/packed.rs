@@ -3,7 +3,7 @@
 //! Any `i64` can stand in a column. A column of equal values costs next to nothing; ids cost the bits of the largest, times those of their
 //! range. Small random numbers are what lz4 can't compress, hence the bits.
 
-use super::{body::Flaw, names::Bytes};
+use super::{Flaw, names::Bytes};
 
 const BLOCK: usize = 128;
 

@@ -6,8 +6,8 @@ use std::{sync::Arc, vec};
 use statehouse_dataflows::vocabulary::{Cause, Mask, Name, Published, Report, Row, RowValue};
 
 use super::{
-    Header,
-    body::{Body, Flaw, ITEMS_MAX, NO_OBJECT, NO_REPORT, OBJECT, REPORT},
+    Flaw, Header,
+    body::{Body, ITEMS_MAX, NO_OBJECT, NO_REPORT, OBJECT, REPORT},
     names::Bytes,
     packed::unpack,
 };
