@@ -202,7 +202,7 @@ fn refuse_unknown(table: &Table, schema: &Table, prefix: &str, origins: &BTreeMa
                 if rules::is_setting(key) {
                     return Err(ConfigError::setting(setting, value, "it is a setting of a rule: write it in a line below a [[rule]]"));
                 }
-                let meant = nearest(&setting, &names(&Config::schema(), ""));
+                let meant = wording::nearest(&setting, &names(&Config::schema(), ""));
                 let suggestion = meant.map(|name| if name == "rule" { "[[rule]]".to_owned() } else { name });
                 return Err(ConfigError::Unknown { suggestion, setting, variable });
             }
@@ -223,13 +223,4 @@ fn names(table: &Table, prefix: &str) -> Vec<String> {
         all.push(setting);
     }
     all
-}
-
-/// The known name that was probably meant: the same one in another section, else one with few of its letters changed.
-pub(super) fn nearest(typed: &str, known: &[String]) -> Option<String> {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let far = |name: &&String| strsim::damerau_levenshtein(name, typed);
-    let in_another_section = known.iter().filter(|name| last(name) == last(typed)).min_by_key(far);
-    let misspelt = || known.iter().min_by_key(far).filter(|name| far(name) <= 3.min(typed.chars().count() / 2));
-    in_another_section.or_else(misspelt).cloned()
 }

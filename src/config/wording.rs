@@ -2,8 +2,6 @@
 
 use toml::Value;
 
-use super::load;
-
 /// A complaint of which more can be said than serde does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Complaint<'m> {
@@ -52,7 +50,16 @@ pub(super) fn problem(message: &str, found: Option<&Value>, sample: Option<&Valu
 
 /// `did you mean "x"? `, or nothing.
 pub(super) fn did_you_mean(typed: &str, known: &[String]) -> String {
-    load::nearest(typed, known).map_or_else(String::new, |name| format!("did you mean {name:?}? "))
+    nearest(typed, known).map_or_else(String::new, |name| format!("did you mean {name:?}? "))
+}
+
+/// The known name that was probably meant: the same one in another section, else one with few of its letters changed.
+pub(super) fn nearest(typed: &str, known: &[String]) -> Option<String> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let far = |name: &&String| strsim::damerau_levenshtein(name, typed);
+    let in_another_section = known.iter().filter(|name| last(name) == last(typed)).min_by_key(far);
+    let misspelt = || known.iter().min_by_key(far).filter(|name| far(name) <= 3.min(typed.chars().count() / 2));
+    in_another_section.or_else(misspelt).cloned()
 }
 
 /// `"a", "b" or "c"`.
