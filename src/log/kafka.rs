@@ -22,7 +22,8 @@ mod transactor;
 mod wake;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -128,4 +129,15 @@ fn partition_of(partitioner: Partitioner, partitions: Partition) -> Arc<dyn Fn(&
         Partitioner::Murmur2 => Arc::new(move |key| murmur2_partition(key, partitions)),
         Partitioner::Crc32 => Arc::new(move |key| crc32_partition(key, partitions)),
     }
+}
+
+/// A lock whose data is sound at every moment, so that a panic elsewhere spoils nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Drops a client where its last requests hold up nobody.
+fn drop_aside<T: Send + 'static>(client: T) {
+    // Without a thread to be had it is dropped here.
+    drop(thread::Builder::new().name("kafka-drop".into()).spawn(move || drop(client)));
 }

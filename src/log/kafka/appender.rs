@@ -15,7 +15,8 @@ use rdkafka::{
 use statehouse_dataflows::vocabulary::Partition;
 
 use super::{
-    context::{Voice, lock},
+    context::Voice,
+    lock,
     settings::{Settings, make},
 };
 use crate::log::{AppendDone, AppendError, Appender, CANONICAL_HEADER, LogError};

@@ -19,13 +19,7 @@ use rdkafka::{
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
-use super::{
-    context::{Voice, lock},
-    instances::Register,
-    ownership::Ownership,
-    readers::Readers,
-    settings::Settings,
-};
+use super::{context::Voice, instances::Register, lock, ownership::Ownership, readers::Readers, settings::Settings};
 use crate::log::{Checkpoint, LogError, Progress, Start};
 
 /// One question to the brokers.

@@ -4,10 +4,9 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -22,21 +21,10 @@ use rdkafka::{
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
-use super::ownership::Ownership;
+use super::{lock, ownership::Ownership};
 
 /// A client in trouble repeats itself with every try to connect: one line in this time is enough, the others are for debugging.
 const WARN_EVERY: Duration = Duration::from_secs(10);
-
-/// A lock whose data is sound at every moment, so that a panic elsewhere spoils nothing.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Drops a client where its last requests hold up nobody.
-pub(super) fn drop_aside<T: Send + 'static>(client: T) {
-    // Without a thread to be had it is dropped here.
-    drop(thread::Builder::new().name("kafka-drop".into()).spawn(move || drop(client)));
-}
 
 /// Passes on what a client logs, and remembers why it was refused.
 #[derive(Default)]

@@ -21,7 +21,8 @@ use rdkafka::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    context::{Deliveries, Voice, drop_aside},
+    context::{Deliveries, Voice},
+    drop_aside,
     settings::{Settings, make},
     transactor::fence,
 };

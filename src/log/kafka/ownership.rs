@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, sync::Mutex};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use statehouse_dataflows::vocabulary::Partition;
 
-use super::context::{Member, lock};
+use super::{context::Member, lock};
 
 /// See the module's header.
 #[derive(Debug, Default)]

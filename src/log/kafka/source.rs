@@ -23,7 +23,8 @@ use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::{
     batch::{Begin, Drained, drain},
-    context::{Member, Rebalance, lock, numbers},
+    context::{Member, Rebalance, numbers},
+    lock,
     ownership::Ownership,
     readers::Readers,
     settings::Settings,

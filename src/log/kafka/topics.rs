@@ -20,7 +20,8 @@ use statehouse_dataflows::vocabulary::Partition;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
-    context::{Voice, drop_aside},
+    context::Voice,
+    drop_aside,
     settings::{BATCH_BYTES_MAX, Settings, make},
 };
 use crate::log::LogError;

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use super::context::lock;
+use super::lock;
 
 /// Rung once, it wakes once, also when nobody slept yet.
 #[derive(Debug, Default)]
