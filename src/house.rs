@@ -22,7 +22,7 @@ mod threads;
 use std::{sync::Arc, thread::JoinHandle};
 
 use ahash::RandomState;
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use statehouse_dataflows::{plan::Plan, vocabulary::Millis};
 use tokio::sync::watch;
 
@@ -42,8 +42,8 @@ use crate::{
     decode::Decoder,
     desk::{Busy, Desk, DeskParts},
     encode::Encoder,
-    log::Log,
-    message::Notice,
+    log::{Checkpoint, Committer, Log},
+    message::{Delivery, Feed, Notice, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{Pump, PumpSettings},
     question::Question,
@@ -106,52 +106,18 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let (request, requests) = bounded(1);
     let (deliver, deliveries) = bounded(DELIVERIES_MAX);
 
+    let stages = Stages { config, around: &around, board: &board, ending: &ending };
     let mut threads = Vec::new();
     let encoder = Arc::new(Encoder::new(config.sink.format));
     for (worker, (notices, feeds)) in heard.into_iter().zip(fed).enumerate() {
         let (plan, decoder, encoder) = (Arc::clone(plan), Arc::clone(&decoder), Arc::clone(&encoder));
         let setup = WorkerSetup { worker, plan, decoder, encoder, on_reject: config.source.on_reject };
-        let thread = WorkerThread { setup, notices, feeds, to_commit: to_commit.clone() };
-        threads.push(spawn(format!("worker-{worker}"), &ending, move |_| thread.run())?);
+        threads.push(stages.worker(setup, (notices, feeds), to_commit.clone())?);
     }
-
-    let settings =
-        CommitSettings { house: config.house.clone(), instance: around.instance, workers, max_piece_bytes: chunk::PIECE_BYTES_MAX };
-    let commit = CommitThread {
-        commit: Commit::new(settings, committer),
-        gathered,
-        workers: notices.clone(),
-        board: Arc::clone(&board),
-        resolved,
-        clock: Arc::clone(&around.clock),
-        metrics: Arc::clone(&around.metrics),
-        source_topic: config.topics().source,
-    };
-    threads.push(spawn("commit".to_owned(), &ending, move |ending| commit.run(ending))?);
-
-    let settings = RestoreSettings {
-        house: config.house.clone(),
-        start: config.source.start,
-        batch_rows: RESTORE_BATCH_ROWS,
-        keys: RandomState::new(),
-    };
-    let restore = RestoreThread { restore: Restore::new(settings, checkpoint), requests, deliver, metrics: Arc::clone(&around.metrics) };
-    threads.push(spawn("restore".to_owned(), &ending, move |ending| restore.run(ending))?);
-
+    threads.push(stages.commit(committer, gathered, (notices.clone(), resolved))?);
+    threads.push(stages.restore(checkpoint, requests, deliver)?);
     let pump = Pump::new(pump_settings(config), source, decoder, route.clone());
-    let pump = PumpThread {
-        pump,
-        workers: feeds,
-        to_commit,
-        request,
-        resolutions,
-        deliveries,
-        board: Arc::clone(&board),
-        clock: Arc::clone(&around.clock),
-        metrics: around.metrics,
-        lag_noted: None,
-    };
-    threads.push(spawn("pump".to_owned(), &ending, move |ending| pump.run(ending))?);
+    threads.push(stages.pump(pump, (feeds, to_commit, request), (resolutions, deliveries))?);
 
     let desk = Desk::new(DeskParts {
         workers,
@@ -163,6 +129,90 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
         wall_ms: Arc::new(move || around.clock.now().wall_ms),
     });
     Ok(HouseHandle { desk, board, ending, threads })
+}
+
+/// Starts each stage on a thread of its own, given the ends of its queues.
+struct Stages<'a> {
+    config: &'a Config,
+    around: &'a Surroundings,
+    board: &'a Arc<Board>,
+    ending: &'a Arc<Ending>,
+}
+
+impl Stages<'_> {
+    fn worker(
+        &self,
+        setup: WorkerSetup,
+        (notices, feeds): (Receiver<Notice>, Receiver<Feed>),
+        to_commit: Sender<ToCommit>,
+    ) -> Result<JoinHandle<()>, HouseError> {
+        let name = format!("worker-{}", setup.worker);
+        let thread = WorkerThread { setup, notices, feeds, to_commit };
+        spawn(name, self.ending, move |_| thread.run())
+    }
+
+    fn commit(
+        &self,
+        committer: Box<dyn Committer>,
+        gathered: Receiver<ToCommit>,
+        (workers, resolved): (Vec<Sender<Notice>>, Sender<Resolved>),
+    ) -> Result<JoinHandle<()>, HouseError> {
+        let settings = CommitSettings {
+            house: self.config.house.clone(),
+            instance: self.around.instance.clone(),
+            workers: workers.len(),
+            max_piece_bytes: chunk::PIECE_BYTES_MAX,
+        };
+        let thread = CommitThread {
+            commit: Commit::new(settings, committer),
+            gathered,
+            workers,
+            board: Arc::clone(self.board),
+            resolved,
+            clock: Arc::clone(&self.around.clock),
+            metrics: Arc::clone(&self.around.metrics),
+            source_topic: self.config.topics().source,
+        };
+        spawn("commit".to_owned(), self.ending, move |ending| thread.run(ending))
+    }
+
+    fn restore(
+        &self,
+        checkpoint: Box<dyn Checkpoint>,
+        requests: Receiver<Request>,
+        deliver: Sender<Delivery>,
+    ) -> Result<JoinHandle<()>, HouseError> {
+        let settings = RestoreSettings {
+            house: self.config.house.clone(),
+            start: self.config.source.start,
+            batch_rows: RESTORE_BATCH_ROWS,
+            keys: RandomState::new(),
+        };
+        let restore = Restore::new(settings, checkpoint);
+        let thread = RestoreThread { restore, requests, deliver, metrics: Arc::clone(&self.around.metrics) };
+        spawn("restore".to_owned(), self.ending, move |ending| thread.run(ending))
+    }
+
+    fn pump(
+        &self,
+        pump: Pump,
+        (workers, to_commit, request): (Vec<Sender<Feed>>, Sender<ToCommit>, Sender<Request>),
+        (resolutions, deliveries): (Receiver<Resolved>, Receiver<Delivery>),
+    ) -> Result<JoinHandle<()>, HouseError> {
+        let thread = PumpThread {
+            pump,
+            workers,
+            to_commit,
+            request,
+            resolutions,
+            deliveries,
+            board: Arc::clone(self.board),
+            clock: Arc::clone(&self.around.clock),
+            metrics: Arc::clone(&self.around.metrics),
+            lag_noted: None,
+        };
+        spawn("pump".to_owned(), self.ending, move |ending| thread.run(ending))
+    }
 }
 
 fn pump_settings(config: &Config) -> PumpSettings {
