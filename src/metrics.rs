@@ -1,7 +1,7 @@
 //! What the house counts, for Prometheus: every metric's name, unit and help in one place.
 //!
 //! Beside the flow: the house's threads, the HTTP server and `serve` share one `Arc<Metrics>` and call one method for each thing that
-//! happened; the stages themselves know nothing of it. Counting is atomic and never waits, so any thread may. `GET /metrics` reads it. Labels have few values: partitions, causes, reasons, routes, and the
+//! happened; of the stages only commit knows a word of it, [`EpochCounts`]. Counting is atomic and never waits, so any thread may. `GET /metrics` reads it. Labels have few values: partitions, causes, reasons, routes, and the
 //! [`STATES_MAX`] most common states; never objects or agents.
 
 mod process;
