@@ -4,12 +4,13 @@
 //!            ┌────────── resolved ◀───────────┐
 //!  source ▶ pump ─feeds─▶ worker 0..W-1 ─▶ commit ▶ committer
 //!            ▲ │            ▲  ▲              │
-//!  restore ──┘ └─requests   │  └── notices ◀──┘
-//!                        questions
+//!  deliver ──┘ └─requests   │  └── notices ◀──┘
+//!     ▲             ▼    questions
+//!     └───────── restore
 //! ```
 //! **No deadlock**: the pump waits for workers, workers for commit, and commit for nobody: a worker takes its notices before each feed, the queue
-//! to commit has room for all that can be on the way, and the pump takes what is resolved on every turn. Restore waits for the pump, which
-//! never waits for restore.
+//! to commit has room for all that can be on the way, and the pump takes what is resolved on every turn. Restore waits for deliver and
+//! that for the pump, which never waits for either.
 //!
 //! **Ending.** Asked to stop, the pump commits what is open and leaves; the other threads end as their queues do. A failure ends the pump
 //! at once; the first failure is what [`HouseHandle::wait`] returns. A panic in any thread is a failure, too, where it does not abort the
@@ -32,7 +33,7 @@ pub use self::{
 };
 use self::{
     ending::Ending,
-    threads::{CommitThread, PumpThread, RestoreThread, WorkerThread, spawn},
+    threads::{CommitThread, DeliverThread, PumpThread, Read, RestoreThread, WorkerThread, spawn},
 };
 use crate::{
     board::{Board, Standing},
@@ -104,6 +105,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let (to_commit, gathered) = bounded(4 * (workers + 1));
     let (resolved, resolutions) = bounded(8);
     let (request, requests) = bounded(1);
+    let (read, proven) = bounded(0);
     let (deliver, deliveries) = bounded(DELIVERIES_MAX);
 
     let stages = Stages { config, around: &around, board: &board, ending: &ending };
@@ -115,7 +117,8 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
         threads.push(stages.worker(setup, (notices, feeds), to_commit.clone())?);
     }
     threads.push(stages.commit(committer, gathered, (notices.clone(), resolved))?);
-    threads.push(stages.restore(checkpoint, requests, deliver)?);
+    threads.push(stages.restore(checkpoint, requests, read)?);
+    threads.push(stages.deliver(proven, deliver)?);
     let pump = Pump::new(pump_settings(config), source, decoder, route.clone());
     threads.push(stages.pump(pump, (feeds, to_commit, request), (resolutions, deliveries))?);
 
@@ -180,7 +183,7 @@ impl Stages<'_> {
         &self,
         checkpoint: Box<dyn Checkpoint>,
         requests: Receiver<Request>,
-        deliver: Sender<Delivery>,
+        read: Sender<Read>,
     ) -> Result<JoinHandle<()>, HouseError> {
         let settings = RestoreSettings {
             house: self.config.house.clone(),
@@ -189,8 +192,13 @@ impl Stages<'_> {
             keys: RandomState::new(),
         };
         let restore = Restore::new(settings, checkpoint);
-        let thread = RestoreThread { restore, requests, deliver, metrics: Arc::clone(&self.around.metrics) };
+        let thread = RestoreThread { restore, requests, read };
         spawn("restore".to_owned(), self.ending, move |ending| thread.run(ending))
+    }
+
+    fn deliver(&self, read: Receiver<Read>, deliver: Sender<Delivery>) -> Result<JoinHandle<()>, HouseError> {
+        let thread = DeliverThread { read, deliver, metrics: Arc::clone(&self.around.metrics) };
+        spawn("deliver".to_owned(), self.ending, move |_| thread.run())
     }
 
     fn pump(

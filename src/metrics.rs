@@ -295,7 +295,11 @@ impl Metrics {
         to.register("checkpoint_rows", "Checkpoint rows in committed epochs", self.checkpoint_rows.clone());
         to.register("restores", "Partitions restored", self.restores.clone());
         to.register("restore_records", "Checkpoint records read by restores", self.restore_records.clone());
-        to.register("restore_duration_seconds", "From a partition's assignment to its being live", self.restore_duration.clone());
+        to.register(
+            "restore_duration_seconds",
+            "From a partition's turn to be restored to its being handed over",
+            self.restore_duration.clone(),
+        );
     }
 
     fn register_http(&self, to: &mut Registry) {

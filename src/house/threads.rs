@@ -256,11 +256,26 @@ impl CommitThread {
     }
 }
 
+/// Reads partition after partition. Each is handed to a thread that delivers it, so that the next is read meanwhile.
 pub(super) struct RestoreThread {
     pub(super) restore: Restore,
     pub(super) requests: Receiver<Request>,
+    /// Without room for any: besides the partition being delivered, at most one stands in memory.
+    pub(super) read: Sender<Read>,
+}
+
+/// Delivers what is read, as the pump takes it.
+pub(super) struct DeliverThread {
+    pub(super) read: Receiver<Read>,
     pub(super) deliver: Sender<Delivery>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// A partition, read and proven.
+pub(super) struct Read {
+    request: Request,
+    restored: Restored,
+    begun: Instant,
 }
 
 impl RestoreThread {
@@ -268,18 +283,9 @@ impl RestoreThread {
         while let Ok(request) = self.requests.recv() {
             let begun = Instant::now();
             let Some(restored) = self.read(&request, ending)? else { continue };
-            let (partition, records, fresh) = (request.partition, restored.records, restored.at.progress.is_none());
-            for delivery in restored {
-                if request.cancelled.load(Ordering::Relaxed) {
-                    break;
-                }
-                if self.deliver.send(delivery).is_err() {
-                    return Ok(());
-                }
+            if self.read.send(Read { request, restored, begun }).is_err() {
+                return Ok(());
             }
-            self.metrics.restore_read(records);
-            self.metrics.partition_restored(begun.elapsed());
-            tracing::info!(partition, records, fresh, elapsed = ?begun.elapsed(), "partition restored");
         }
         Ok(())
     }
@@ -299,5 +305,28 @@ impl RestoreThread {
             }
         }
         Ok(None)
+    }
+}
+
+impl DeliverThread {
+    pub(super) fn run(self) -> Result<(), HouseError> {
+        let mut handed_over = None;
+        while let Ok(Read { request, restored, begun }) = self.read.recv() {
+            let (partition, records, fresh) = (request.partition, restored.records, restored.at.progress.is_none());
+            for delivery in restored {
+                if request.cancelled.load(Ordering::Relaxed) {
+                    break;
+                }
+                if self.deliver.send(delivery).is_err() {
+                    return Ok(());
+                }
+            }
+            let turn = handed_over.map_or(begun, |before: Instant| before.max(begun));
+            handed_over = Some(Instant::now());
+            self.metrics.restore_read(records);
+            self.metrics.partition_restored(turn.elapsed());
+            tracing::info!(partition, records, fresh, elapsed = ?turn.elapsed(), "partition restored");
+        }
+        Ok(())
     }
 }

@@ -67,7 +67,7 @@ impl Stage {
         let piece = chunk::decode(bytes).map_err(|error| format!("the record at offset {offset}: {error}"))?;
         self.check(&piece).map_err(|problem| format!("the record at offset {offset} {problem}"))?;
         self.records += 1;
-        piece.rows.into_iter().for_each(|row| self.keep(row));
+        self.keep(piece.rows);
         let last = Last { header: piece.header, index: piece.index, count: piece.count };
         let done = last.header.n == n && last.is_whole();
         self.last = Some(last);
@@ -118,12 +118,16 @@ impl Stage {
         }
     }
 
-    fn keep(&mut self, row: Row) {
-        let object = self.objects.entry(row.object).or_default();
-        match row.value {
-            RowValue::Object(published) => object.published = published,
-            RowValue::Report(agent, Some(report)) => _ = object.reports.insert(agent, report),
-            RowValue::Report(agent, None) => _ = object.reports.remove(&agent),
+    /// Rows of one object stand together: it is looked up once for all of them.
+    fn keep(&mut self, rows: Vec<Row>) {
+        let mut rows = rows.into_iter().peekable();
+        while let Some(first) = rows.next() {
+            let name = Arc::clone(&first.object);
+            let object = self.objects.entry(first.object).or_default();
+            object.keep(first.value);
+            while let Some(row) = rows.next_if(|row| row.object == name) {
+                object.keep(row.value);
+            }
         }
     }
 
@@ -171,6 +175,14 @@ impl Last {
 }
 
 impl Object {
+    fn keep(&mut self, value: RowValue) {
+        match value {
+            RowValue::Object(published) => self.published = published,
+            RowValue::Report(agent, Some(report)) => _ = self.reports.insert(agent, report),
+            RowValue::Report(agent, None) => _ = self.reports.remove(&agent),
+        }
+    }
+
     fn rows<'a>(&'a self, partition: Partition, name: &'a Name) -> impl Iterator<Item = Row> + 'a {
         let published = self.published.iter().map(|published| RowValue::Object(Some(Arc::clone(published))));
         let reports = self.reports.iter().map(|(agent, report)| RowValue::Report(Arc::clone(agent), Some(report.clone())));
