@@ -1,6 +1,12 @@
 //! A start on a real broker: where a first one begins, what it asks of topics, and what it refuses.
 
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
 use statehouse::log::{LogError, Start, kafka};
 
 #[path = "support/broker.rs"]
@@ -8,7 +14,7 @@ mod broker;
 #[path = "support/kafka_house.rs"]
 mod kafka_house;
 
-use kafka_house::{House, PATIENCE, client, known};
+use kafka_house::{House, PARTITIONS, PATIENCE, await_partitions, client, known};
 
 #[test]
 fn a_first_start_begins_where_it_is_told() {
@@ -66,9 +72,48 @@ fn the_start_verifies_topics() {
     mixed.topics.checkpoint = Some(other.topic("rejects"));
     let Err(error) = kafka::open(&mixed) else { panic!("refused") };
     assert!(matches!(error, LogError::Setting(_)) && error.to_string().contains("retention.ms"), "{error}");
+    let mut keyless = house.config();
+    keyless.topics.rejects = Some(compacted(&house));
+    let Err(error) = kafka::open(&keyless) else { panic!("refused") };
+    assert!(matches!(error, LogError::Setting(_)) && error.to_string().contains("cleanup.policy=compact, but must have delete"), "{error}");
     let mut greedy = House::new();
     greedy.kafka = "replication_factor = 9".into();
     assert!(greedy.refusal().contains("kafka.replication_factor = 9"));
+}
+
+#[test]
+fn a_source_that_grows_ends_the_house() {
+    let mut house = House::new();
+    house.properties = "'topic.metadata.refresh.interval.ms' = 200".into();
+    let mut log = house.open();
+    await_partitions(&mut log, 3);
+    let admin: AdminClient<DefaultClientContext> = client(&house).create().expect("an admin client");
+    let source = house.topic("reports");
+    let grown = run(admin.create_partitions(&[NewPartitions::new(&source, 4)], &AdminOptions::new())).expect("an answer");
+    assert!(grown.iter().all(Result::is_ok), "{grown:?}");
+    let deadline = Instant::now() + PATIENCE;
+    let error = loop {
+        match log.source.poll(Duration::from_millis(50)) {
+            Ok(_) => assert!(Instant::now() < deadline, "nobody notices"),
+            Err(error) => break error,
+        }
+    };
+    let LogError::Setting(text) = &error else { panic!("{error:?}") };
+    assert!(text.contains("has a partition 3 now, but had 3 when") && text.contains(&house.topic("checkpoint")), "{text}");
+}
+
+fn run<T>(asked: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(asked)
+}
+
+/// A topic as a cluster makes one whose default is compaction.
+fn compacted(house: &House) -> String {
+    let admin: AdminClient<DefaultClientContext> = client(house).create().expect("an admin client");
+    let name = house.topic("compacted");
+    let topic = NewTopic::new(&name, PARTITIONS, TopicReplication::Fixed(1)).set("cleanup.policy", "compact");
+    let made = run(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    name
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub fn open_while(config: &Config, keep_trying: &dyn Fn() -> bool) -> Result<Log
         reject_bytes_max: facts.reject_bytes_max,
     };
     let mut committer = KafkaCommitter::new(Arc::new(grounds));
-    let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), readers.clone());
+    let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), readers.clone()).of(facts.partitions);
     committer.recover(keep_trying)?;
     let partition_of = partition_of(settings.partitioner, facts.partitions);
     let appender = KafkaAppender::new(settings.clone(), partition_of.clone())?;

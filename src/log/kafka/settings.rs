@@ -74,7 +74,10 @@ const MEMBER: &[(&str, &str)] = &[
 /// records may be larger.
 pub(super) const BATCH_BYTES_MAX: usize = 1_000_000;
 
-/// For every producer, beside [`BATCH_BYTES_MAX`].
+/// The longest record that a producer sends, whatever topics take (`message.max.bytes`): as large as source.max_value_bytes can be set.
+pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// For every producer, beside [`BATCH_BYTES_MAX`] and [`MESSAGE_BYTES_MAX`].
 const PRODUCER: &[(&str, &str)] = &[
     // Acknowledged means on every in-sync replica, once, in order.
     ("acks", "all"),
@@ -86,8 +89,6 @@ const PRODUCER: &[(&str, &str)] = &[
     // Bounds memory; a full queue waits for deliveries.
     ("queue.buffering.max.messages", "1000000"),
     ("queue.buffering.max.kbytes", "262144"),
-    // A single record may be as large as source.max_value_bytes can be set.
-    ("message.max.bytes", "16777216"),
 ];
 
 /// Options that are ours alone, and what to do instead.
@@ -99,6 +100,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("session.timeout.ms", "set kafka.session_timeout_ms instead"),
     ("transaction.timeout.ms", "set kafka.transaction_timeout_ms instead"),
     ("partitioner", "set kafka.partitioner instead"),
+    ("message.max.bytes", "chunks and rejects are cut to fit it"),
+    ("batch.size", "topics are verified to take batches of it"),
     ("message.timeout.ms", "it follows kafka.transaction_timeout_ms"),
     ("delivery.timeout.ms", "it follows kafka.transaction_timeout_ms"),
     ("transactional.id", "exactly-once hangs on a fresh one for each start"),
@@ -238,6 +241,7 @@ impl Settings {
     fn producer(&self) -> ClientConfig {
         let mut client = self.client(&[COMMON, PRODUCER]);
         client.set("batch.size", BATCH_BYTES_MAX.to_string());
+        client.set("message.max.bytes", MESSAGE_BYTES_MAX.to_string());
         client
     }
 
@@ -370,6 +374,7 @@ mod tests {
             "kafka.properties: \"isolation.level\" can't be set: exactly-once hangs on it; remove it"
         );
         assert!(refusal("'group.id' = 'x'").contains("set house instead"));
+        assert!(refusal("'message.max.bytes' = 1000000").contains("chunks and rejects are cut to fit it"));
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(super) struct KafkaSource {
     wake: Arc<Wake>,
     /// A step of a rebalance that the client refused to take, and when to try again.
     refused: Option<(Rebalance, Instant)>,
+    /// As many as the source had at the start, and the house's other topics have.
+    partitions: Partition,
     /// Revoked, and still being committed.
     unreleased: Vec<Partition>,
     /// Whose turn it is to be drained first.
@@ -105,12 +107,19 @@ impl KafkaSource {
             ready: VecDeque::new(),
             wake,
             refused: None,
+            partitions: Partition::MAX,
             unreleased: Vec::new(),
             turn: 0,
             held: false,
             troubled: false,
             tended: Instant::now(),
         }
+    }
+
+    /// So many partitions has the house, and others are refused.
+    pub(super) fn of(mut self, partitions: Partition) -> Self {
+        self.partitions = partitions;
+        self
     }
 
     /// Serves what concerns the group and the client as a whole.
@@ -150,6 +159,7 @@ impl KafkaSource {
     fn rebalance(&mut self, rebalance: &Rebalance) -> Result<(), LogError> {
         match rebalance {
             Rebalance::Assign(list) => {
+                self.check(&numbers(list))?;
                 self.assign(list.clone())?;
                 self.ready.push_back(Polled::Assigned(numbers(list)));
             }
@@ -164,6 +174,20 @@ impl KafkaSource {
             }
         }
         Ok(())
+    }
+
+    /// A partition that came later has no checkpoint to restore from or to write to.
+    fn check(&self, partitions: &[Partition]) -> Result<(), LogError> {
+        let Some(new) = partitions.iter().find(|partition| **partition >= self.partitions) else { return Ok(()) };
+        Err(LogError::Setting(format!(
+            "the source {} has a partition {new} now, but had {} when this house started, and so have its other topics: give {}, {} and {} as \
+             many partitions as the source has, and start again",
+            self.settings.topics.source,
+            self.partitions,
+            self.settings.topics.sink,
+            self.settings.topics.checkpoint,
+            self.settings.topics.rejects
+        )))
     }
 
     /// Assigns, but reads nothing before `begin`. Paused *before* the client starts it, and started at an offset that is none of the logical

@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{
     context::Voice,
     drop_aside,
-    settings::{BATCH_BYTES_MAX, Settings, make},
+    settings::{BATCH_BYTES_MAX, MESSAGE_BYTES_MAX, Settings, make},
 };
 use crate::log::LogError;
 
@@ -164,6 +164,8 @@ fn wanted<'a>(settings: &'a Settings, there: &BTreeMap<String, Shape>) -> Vec<Wa
     // A record that was acknowledged must not be lost to a replica that fell behind.
     const SAFE: (&str, &str) = ("unclean.leader.election.enable", "false");
     const PLAIN: &[(&str, &str)] = &[SAFE];
+    // Compacted, as a cluster's default may be, it would refuse rejects without a key.
+    const DELETED: &[(&str, &str)] = &[SAFE, ("cleanup.policy", "delete")];
     // Deleted by nobody but us, when a restore does not need it any more.
     const KEPT: &[(&str, &str)] =
         &[SAFE, ("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1"), ("max.message.bytes", "1048588")];
@@ -174,7 +176,7 @@ fn wanted<'a>(settings: &'a Settings, there: &BTreeMap<String, Shape>) -> Vec<Wa
         Wanted { name: &topics.source, partitions, options: PLAIN },
         Wanted { name: &topics.sink, partitions, options: PLAIN },
         Wanted { name: &topics.checkpoint, partitions, options: KEPT },
-        Wanted { name: &topics.rejects, partitions, options: PLAIN },
+        Wanted { name: &topics.rejects, partitions, options: DELETED },
         Wanted { name: &topics.instances, partitions: 1, options: LATEST },
     ]
 }
@@ -281,7 +283,12 @@ fn verify(settings: &Settings, client: &BaseConsumer<Voice>, admin: &Admin) -> R
     for name in names {
         judge.durability(name, of(name)?.replicas);
     }
-    Ok(Facts { partitions, reject_bytes_max: judge.bytes(&topics.rejects).saturating_sub(FRAMING_BYTES), warnings: judge.warnings })
+    Ok(Facts { partitions, reject_bytes_max: reject_bytes_max(judge.bytes(&topics.rejects)), warnings: judge.warnings })
+}
+
+/// How long a reject may be, of a topic that takes records so long: the client has a limit of its own.
+fn reject_bytes_max(topic_bytes: usize) -> usize {
+    topic_bytes.min(MESSAGE_BYTES_MAX).saturating_sub(FRAMING_BYTES)
 }
 
 /// Compares topics' options with what they must be.
@@ -337,6 +344,13 @@ impl Judge {
         if self.value(&topics.instances, "cleanup.policy").is_some_and(|policy| !policy.contains("compact")) {
             self.warnings.push(format!("topic {} should be compacted: cleanup.policy=compact", topics.instances));
         }
+        if let Some(policy) = self.value(&topics.rejects, "cleanup.policy").filter(|policy| policy.contains("compact")) {
+            return Err(LogError::Setting(format!(
+                "topic {0} has cleanup.policy={policy}, but must have delete: rejects need not have a key, and without one a compacted topic \
+                 takes none: kafka-configs --alter --topic {0} --add-config cleanup.policy=delete",
+                topics.rejects
+            )));
+        }
         let (source, rejects) = (self.bytes(&topics.source), self.bytes(&topics.rejects));
         if rejects < source {
             self.warnings.push(format!(
@@ -365,6 +379,12 @@ impl Judge {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reject_fits_the_topic_and_the_client() {
+        assert_eq!(reject_bytes_max(1_048_588), 1_048_588 - FRAMING_BYTES);
+        assert_eq!(reject_bytes_max(50 << 20), (16 << 20) - FRAMING_BYTES);
+    }
 
     #[test]
     fn a_timeout_is_no_wrong_setting() {
