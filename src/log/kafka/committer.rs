@@ -37,12 +37,30 @@ impl KafkaCommitter {
     }
 }
 
+impl KafkaCommitter {
+    /// Starts a new producer in the place of a worn one.
+    fn renew(&mut self) -> Result<(), TransactError> {
+        if self.transactor.as_ref().is_none_or(|transactor| !transactor.is_worn()) {
+            return Ok(());
+        }
+        self.transactor = None;
+        let transactor = Transactor::start(&self.grounds).map_err(|error| match error {
+            StartError::Later(why) => TransactError::Failed(why),
+            StartError::Never(error) => TransactError::Failed(error.to_string()),
+        })?;
+        tracing::debug!("a new producer: the one before it was disturbed");
+        self.transactor = Some(transactor);
+        Ok(())
+    }
+}
+
 impl Committer for KafkaCommitter {
     fn transact(&mut self, transaction: Transaction) -> Result<Vec<(Partition, Offset)>, TransactError> {
         if transaction.parts.is_empty() {
             // Without an offset in it nothing would be fenced, and there is nothing to commit.
             return Ok(Vec::new());
         }
+        self.renew()?;
         let Some(transactor) = &self.transactor else {
             return Err(TransactError::Failed("there is no producer; recover first".into()));
         };

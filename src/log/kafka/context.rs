@@ -181,6 +181,8 @@ impl ConsumerContext for Member {
 #[derive(Default)]
 pub(super) struct Deliveries {
     voice: Voice,
+    /// Raised when a connection is lost, or an answer does not come in time.
+    disturbed: Arc<AtomicBool>,
     delivered: Mutex<Delivered>,
     reached: Condvar,
 }
@@ -197,6 +199,11 @@ struct Delivered {
 }
 
 impl Deliveries {
+    /// Raises this flag when the client is disturbed: it may have sent requests twice then, and the first ones may still arrive.
+    pub(super) fn telling(disturbed: Arc<AtomicBool>) -> Self {
+        Self { disturbed, ..Self::default() }
+    }
+
     /// The count so far.
     pub(super) fn count(&self) -> usize {
         lock(&self.delivered).count
@@ -235,6 +242,7 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.disturbed.store(true, Ordering::Release);
         self.voice.hear_error(&error, reason);
     }
 }
@@ -259,5 +267,19 @@ impl ProducerContext for Deliveries {
         if delivered.awaited.is_some_and(|awaited| delivered.count >= awaited) || delivered.failure.is_some() {
             self.reached.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_connection_is_told() {
+        let disturbed = Arc::new(AtomicBool::new(false));
+        let deliveries = Deliveries::telling(Arc::clone(&disturbed));
+        assert!(!disturbed.load(Ordering::Acquire));
+        deliveries.error(KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "the broker went away");
+        assert!(disturbed.load(Ordering::Acquire));
     }
 }

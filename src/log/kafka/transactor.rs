@@ -4,7 +4,10 @@
 //! Between the committer and the client. A transactor that failed once is of no use any more; that is the committer's to know.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -44,6 +47,8 @@ type Answer = Result<Vec<(Partition, Offset)>, TransactError>;
 pub(super) struct Transactor {
     jobs: Sender<(Transaction, Sender<Answer>)>,
     patience: Duration,
+    /// Raised by the client when it is disturbed.
+    disturbed: Arc<AtomicBool>,
 }
 
 /// Why a transactor did not start.
@@ -60,9 +65,11 @@ impl Transactor {
         let (jobs, inbox) = bounded(1);
         let (started, outcome) = bounded(1);
         let here = grounds.clone();
+        let disturbed = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&disturbed);
         thread::Builder::new()
             .name("kafka-commit".into())
-            .spawn(move || match start_producer(&here.settings) {
+            .spawn(move || match start_producer(&here.settings, told) {
                 Ok(producer) => {
                     drop(started.send(Ok(())));
                     serve(&here, &producer, &inbox);
@@ -72,10 +79,19 @@ impl Transactor {
             .map_err(|error| StartError::Later(format!("no thread for commits: {error}")))?;
         match outcome.recv_timeout(START_PATIENCE * 2) {
             // The transaction's own timeouts end every call that can be ended; twice that is a hang.
-            Ok(Ok(())) => Ok(Self { jobs, patience: grounds.settings.transaction_timeout * 2 }),
+            Ok(Ok(())) => {
+                disturbed.store(false, Ordering::Release); // nothing of a transaction was sent yet
+                Ok(Self { jobs, patience: grounds.settings.transaction_timeout * 2, disturbed })
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(StartError::Later("the Kafka client hangs while it starts transactions".into())),
         }
+    }
+
+    /// Whether no further transaction may be run: the client repeats the end of one by itself when a connection is lost or an answer is
+    /// late, and the first one, should it arrive yet, would end the transaction that comes next (KAFKA-17754).
+    pub(super) fn is_worn(&self) -> bool {
+        self.disturbed.load(Ordering::Acquire)
     }
 
     /// Runs one transaction. After an error the transactor must be dropped.
@@ -105,9 +121,9 @@ fn serve(grounds: &Grounds, producer: &ThreadedProducer<Deliveries>, inbox: &Rec
     }
 }
 
-fn start_producer(settings: &Settings) -> Result<ThreadedProducer<Deliveries>, StartError> {
+fn start_producer(settings: &Settings, disturbed: Arc<AtomicBool>) -> Result<ThreadedProducer<Deliveries>, StartError> {
     let config = settings.transactional(&settings.transactional_id);
-    let producer: ThreadedProducer<Deliveries> = make(&config, Deliveries::default()).map_err(StartError::Never)?;
+    let producer: ThreadedProducer<Deliveries> = make(&config, Deliveries::telling(disturbed)).map_err(StartError::Never)?;
     fence(&producer, START_PATIENCE).map_err(|error| match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::InvalidTransactionTimeout) => StartError::Never(LogError::Setting(format!(
             "kafka.transaction_timeout_ms = {}: more than the brokers allow (their transaction.max.timeout.ms); lower it",
