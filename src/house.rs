@@ -18,6 +18,7 @@
 
 mod clock;
 mod ending;
+mod restoring;
 mod threads;
 
 use std::{sync::Arc, thread::JoinHandle};
@@ -33,7 +34,8 @@ pub use self::{
 };
 use self::{
     ending::Ending,
-    threads::{CommitThread, DeliverThread, PumpThread, Read, RestoreThread, WorkerThread, spawn},
+    restoring::{DeliverThread, Read, RestoreThread},
+    threads::{CommitThread, PumpThread, WorkerThread, spawn},
 };
 use crate::{
     board::{Board, Standing},

@@ -57,6 +57,9 @@ pub struct PumpSettings {
     pub max_future_skew_ms: Millis,
 }
 
+/// Epochs are not halved more often than that.
+const HALVINGS_MAX: u32 = 8;
+
 /// What the pump sends.
 #[derive(Debug)]
 pub enum Sent {
@@ -88,6 +91,10 @@ pub struct Pump {
     epoch: u64,
     /// Whether that is not resolved yet.
     in_flight: bool,
+    /// Whether the epoch cut last was as large as may be.
+    cut_full: bool,
+    /// How often the size of epochs was halved.
+    halvings: u32,
     generation: u64,
     last_number: u64,
     last_transaction: Duration,
@@ -136,6 +143,8 @@ impl Pump {
             open: Open { first: 1, ..Open::default() },
             epoch: 0,
             in_flight: false,
+            cut_full: false,
+            halvings: 0,
             generation: 0,
             last_number: 0,
             last_transaction: Duration::ZERO,
@@ -241,12 +250,14 @@ impl Pump {
                 self.in_flight = false;
                 if transacted {
                     self.last_transaction = now.monotonic;
+                    self.halvings = self.halvings.saturating_sub(u32::from(self.cut_full));
                 }
                 self.begin_started()
             }
             Resolved::Failed => {
                 self.in_flight = false;
                 self.recovering = true;
+                self.halvings = (self.halvings + 1).min(HALVINGS_MAX);
                 self.drop_open(now)
             }
             Resolved::Recovered => {
@@ -345,9 +356,10 @@ impl Pump {
         while !self.is_full()
             && let Some((batch, from)) = self.backlog.pop_front()
         {
+            let (records, bytes) = self.limits();
             let line = self.lines.get_mut(&batch.partition).expect("batches of partitions that leave are dropped");
             let mut numbering = Numbering::new(line, &mut self.next, &self.route);
-            let room = (self.settings.max_records - self.open.records, self.settings.max_bytes - self.open.bytes);
+            let room = (records.saturating_sub(self.open.records), bytes.saturating_sub(self.open.bytes));
             let to = numbering.take(&batch, from, room, |record, bytes| number::check(record, bytes, &self.decoder, (wall_ms, latest_ms)));
             let (runs, shares, bytes) = numbering.done();
             self.open.records += to - from;
@@ -399,7 +411,16 @@ impl Pump {
     }
 
     fn is_full(&self) -> bool {
-        self.open.records >= self.settings.max_records || self.open.bytes >= self.settings.max_bytes
+        let (records, bytes) = self.limits();
+        self.open.records >= records || self.open.bytes >= bytes
+    }
+
+    /// How many records and bytes an epoch takes: half as many after each that failed, and twice as many after each full
+    /// one that did not. One that was too much for its transaction's time would
+    /// fail as often as it is tried.
+    fn limits(&self) -> (usize, usize) {
+        let PumpSettings { max_records, max_bytes, .. } = self.settings;
+        ((max_records >> self.halvings).max(1), (max_bytes >> self.halvings).max(1))
     }
 
     /// Whether the epoch must be committed though nothing may be in it.
@@ -419,6 +440,7 @@ impl Pump {
         let forced = self.is_forced(now);
         self.epoch += 1;
         self.in_flight = true;
+        self.cut_full = self.is_full();
         let (epoch, generation, end) = (self.epoch, self.generation, self.next);
         self.open = Open { first: end, since: now.monotonic, ..Open::default() };
         self.to_all(out, || Feed::Seal { epoch, end });

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -18,12 +18,8 @@ use crate::{
     message::{Delivery, Feed, Note, Notice, Refused, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{self, Pump},
-    restore::{Restore, Restored},
     worker::{Worker, WorkerSetup},
 };
-
-/// A restore that found the log unavailable tries again after this long.
-const RESTORE_RETRY: Duration = Duration::from_millis(500);
 
 /// The lag is noted at most this often.
 const LAG_EVERY: Duration = Duration::from_secs(1);
@@ -253,80 +249,5 @@ impl CommitThread {
     fn refusal(&self, refused: Refused) -> HouseError {
         let Refused { partition, offset, reason, detail, .. } = refused;
         HouseError::Rejected { topic: self.source_topic.clone(), partition, offset, reason, detail }
-    }
-}
-
-/// Reads partition after partition. Each is handed to a thread that delivers it, so that the next is read meanwhile.
-pub(super) struct RestoreThread {
-    pub(super) restore: Restore,
-    pub(super) requests: Receiver<Request>,
-    /// Without room for any: besides the partition being delivered, at most one stands in memory.
-    pub(super) read: Sender<Read>,
-}
-
-/// Delivers what is read, as the pump takes it.
-pub(super) struct DeliverThread {
-    pub(super) read: Receiver<Read>,
-    pub(super) deliver: Sender<Delivery>,
-    pub(super) metrics: Arc<Metrics>,
-}
-
-/// A partition, read and proven.
-pub(super) struct Read {
-    request: Request,
-    restored: Restored,
-    begun: Instant,
-}
-
-impl RestoreThread {
-    pub(super) fn run(mut self, ending: &Ending) -> Result<(), HouseError> {
-        while let Ok(request) = self.requests.recv() {
-            let begun = Instant::now();
-            let Some(restored) = self.read(&request, ending)? else { continue };
-            if self.read.send(Read { request, restored, begun }).is_err() {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Tries until the log is there, nobody waits any more, or what it holds can't be used.
-    fn read(&mut self, request: &Request, ending: &Ending) -> Result<Option<Restored>, LogError> {
-        let partition = request.partition;
-        while !request.cancelled.load(Ordering::Relaxed) && !ending.is_stopping() {
-            match self.restore.restore(request) {
-                Ok(restored) => return Ok(Some(restored)),
-                Err(_) if request.cancelled.load(Ordering::Relaxed) => {} // another's by now, and nobody's concern here
-                Err(LogError::Unavailable(why)) => {
-                    tracing::warn!(partition, why, "can't restore now, trying again");
-                    ending.pause(RESTORE_RETRY);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-}
-
-impl DeliverThread {
-    pub(super) fn run(self) -> Result<(), HouseError> {
-        let mut handed_over = None;
-        while let Ok(Read { request, restored, begun }) = self.read.recv() {
-            let (partition, records, fresh) = (request.partition, restored.records, restored.at.progress.is_none());
-            for delivery in restored {
-                if request.cancelled.load(Ordering::Relaxed) {
-                    break;
-                }
-                if self.deliver.send(delivery).is_err() {
-                    return Ok(());
-                }
-            }
-            let turn = handed_over.map_or(begun, |before: Instant| before.max(begun));
-            handed_over = Some(Instant::now());
-            self.metrics.restore_read(records);
-            self.metrics.partition_restored(turn.elapsed());
-            tracing::info!(partition, records, fresh, elapsed = ?turn.elapsed(), "partition restored");
-        }
-        Ok(())
     }
 }

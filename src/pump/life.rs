@@ -41,7 +41,8 @@ impl Pump {
         if !gone.is_empty() {
             out.push(Sent::Note(Note::Gone(gone)));
         }
-        let owned: Arc<[Partition]> = self.lines.keys().copied().collect();
+        // What is leaving has nothing to commit any more, and is let go in this turn.
+        let owned: Arc<[Partition]> = self.lines.values().filter(|line| !line.leaving).map(|line| line.partition).collect();
         owned.iter().for_each(|partition| self.request(*partition, out));
         let generation = self.generation;
         self.to_all(out, || Feed::Reset { generation, owned: Arc::clone(&owned) });
@@ -94,6 +95,7 @@ impl Pump {
 
     pub(super) fn give_up(&mut self, partition: Partition, out: &mut Vec<Sent>) {
         let Some(line) = self.lines.remove(&partition) else { return };
+        line.cancel(); // else its restore would be tried for ever, and those behind it would wait as long
         if line.phase != Phase::Waiting {
             // Otherwise the workers know nothing of it, or are about to forget everything.
             let run = line.aside(&mut self.next);

@@ -1,6 +1,6 @@
 //! The pump by itself: a scripted source, a clock moved by hand, and everything it sends.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, atomic::Ordering};
 
 use ahash::RandomState;
 
@@ -52,7 +52,7 @@ struct Bench {
     pump: Pump,
     source: Scripted,
     now: Now,
-    numbers: BTreeMap<Partition, u64>,
+    requests: BTreeMap<Partition, Request>,
     cuts: Vec<Cut>,
 }
 
@@ -64,7 +64,7 @@ impl Bench {
         let decoder = Arc::new(Decoder::new(&SourceConfig::default()).unwrap());
         let pump = Pump::new(settings, Box::new(source.clone()), decoder, Route::new(RandomState::with_seeds(1, 2, 3, 4), 1));
         let now = Now { wall_ms: DAY, monotonic: Duration::from_secs(1) };
-        Self { pump, source, now, numbers: BTreeMap::new(), cuts: Vec::new() }
+        Self { pump, source, now, requests: BTreeMap::new(), cuts: Vec::new() }
     }
 
     /// With these partitions live at offset 10, clock `DAY`, event 7, and the source caught up with nothing.
@@ -112,7 +112,7 @@ impl Bench {
     }
 
     fn deliver(&mut self, partition: Partition, what: Delivered) -> Vec<String> {
-        let delivery = Delivery { partition, number: self.numbers[&partition], what };
+        let delivery = Delivery { partition, number: self.requests[&partition].number, what };
         let mut out = Vec::new();
         self.pump.delivered(delivery, &mut out).unwrap();
         self.told(out)
@@ -154,8 +154,9 @@ impl Bench {
             Sent::Worker(_, Feed::Seal { epoch, end }) => format!("seal {epoch} before {end}"),
             Sent::Worker(_, Feed::Reset { generation, owned }) => format!("reset {generation} {owned:?}"),
             Sent::Restore(request) => {
-                self.numbers.insert(request.partition, request.number);
-                format!("restore {}", request.partition)
+                let partition = request.partition;
+                self.requests.insert(partition, request);
+                format!("restore {partition}")
             }
             Sent::Note(note) => format!("{note:?}"),
             Sent::Commit(cut) => {
@@ -223,7 +224,7 @@ fn a_restored_partition_is_read_at_once_and_compared_once() {
 fn deliveries_of_an_assignment_that_is_over_are_dropped() {
     let mut bench = Bench::new(100);
     bench.polled(Polled::Assigned(vec![0]));
-    let stale = bench.numbers[&0];
+    let stale = bench.requests[&0].number;
     assert_eq!(bench.polled(Polled::Revoked { partitions: vec![0], lost: false }), ["give up 0/1: 1+1 @-1784000000000", "Gone([0])"]);
     bench.turn();
     assert_eq!(bench.calls(), ["release [0]"]);
@@ -426,6 +427,58 @@ fn a_failed_epoch_leads_to_a_restore_of_everything_owned() {
     bench.turn();
     let cut = bench.cuts.last().unwrap();
     assert_eq!((cut.generation, cut.parts.len(), cut.parts[0].next_offset, cut.parts[0].adopted), (1, 1, 11, progress));
+}
+
+#[test]
+fn epochs_are_halved_while_they_fail() {
+    let restored = |bench: &mut Bench| {
+        bench.resolved(Resolved::Failed);
+        bench.resolved(Resolved::Recovered);
+        bench.turn();
+        let progress = Some(Progress { n: 4, digest: 5, start: 0 });
+        bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 10, progress, clock_ms: Some(DAY), event: 7 }));
+        bench.deliver(0, Delivered::End);
+        bench.pass(5);
+        bench.turn();
+        bench.committed();
+        bench.pass(5);
+    };
+    let mut bench = Bench::live(&[0], 8);
+    bench.pass(5);
+    let sizes = |bench: &mut Bench, first: i64| {
+        let records: Vec<_> = (first..first + 20).map(|offset| (offset, 0)).collect();
+        bench.records(0, &records);
+        bench.cuts.last().unwrap().parts[0].records
+    };
+    assert_eq!(sizes(&mut bench, 10), 8);
+    restored(&mut bench);
+    assert_eq!(sizes(&mut bench, 10), 4);
+    bench.committed();
+    bench.pass(5);
+    bench.turn();
+    assert_eq!(bench.cuts.last().unwrap().parts[0].records, 8, "and doubled when they don't");
+}
+
+#[test]
+fn what_is_leaving_is_not_restored_again() {
+    let mut bench = Bench::live(&[0, 1], 100);
+    bench.pass(5);
+    bench.records(0, &[(10, 0)]); // epoch 2 is in flight
+    assert_eq!(bench.polled(Polled::Revoked { partitions: vec![1], lost: false }), Vec::<String>::new(), "it waits for the epoch");
+    bench.resolved(Resolved::Failed);
+    bench.resolved(Resolved::Recovered); // both before the next turn
+    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "reset 1 [0]", "Gone([1])"]);
+    assert_eq!(bench.calls(), ["suspend 0", "suspend 1", "release [1]"]);
+}
+
+#[test]
+fn whoever_restores_what_is_given_up_is_told() {
+    let mut bench = Bench::new(100);
+    bench.polled(Polled::Assigned(vec![0]));
+    let cancelled = bench.requests[&0].cancelled.clone();
+    let mut out = Vec::new();
+    bench.pump.give_up(0, &mut out);
+    assert!(cancelled.load(Ordering::Relaxed));
 }
 
 #[test]

@@ -1,0 +1,150 @@
+//! The loops of a restore: one reads and proves partition after partition, one delivers what is read, so that the next is read meanwhile.
+//!
+//! Between the pump's requests and its deliveries. What can't be restored now holds up nothing else: it goes to the back of the line.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::{HouseError, ending::Ending};
+use crate::{
+    log::LogError,
+    message::{Delivery, Request},
+    metrics::Metrics,
+    restore::{Restore, Restored},
+};
+
+/// A restore that found the log unavailable tries again after this long.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Reads partition after partition. Each is handed to a thread that delivers it, so that the next is read meanwhile.
+pub(super) struct RestoreThread {
+    pub(super) restore: Restore,
+    pub(super) requests: Receiver<Request>,
+    /// Without room for any: besides the partition being delivered, at most one stands in memory.
+    pub(super) read: Sender<Read>,
+}
+
+/// Delivers what is read, as the pump takes it.
+pub(super) struct DeliverThread {
+    pub(super) read: Receiver<Read>,
+    pub(super) deliver: Sender<Delivery>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// A partition, read and proven.
+pub(super) struct Read {
+    request: Request,
+    restored: Restored,
+    begun: Instant,
+}
+
+impl RestoreThread {
+    pub(super) fn run(mut self, ending: &Ending) -> Result<(), HouseError> {
+        let mut waiting: VecDeque<(Request, Instant)> = VecDeque::new();
+        loop {
+            let come = |request| (request, Instant::now());
+            waiting.extend(self.requests.try_iter().map(come));
+            let next = waiting.pop_front().or_else(|| self.requests.recv().ok().map(come));
+            let Some((request, begun)) = next else { return Ok(()) };
+            let is_over = request.cancelled.load(Ordering::Relaxed) || ending.is_stopping();
+            if is_over {
+                continue;
+            }
+            match self.restore.restore(&request) {
+                Ok(restored) => {
+                    if self.read.send(Read { request, restored, begun }).is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(_) if request.cancelled.load(Ordering::Relaxed) => {} // another's by now, and nobody's concern here
+                Err(LogError::Unavailable(why)) => {
+                    tracing::warn!(partition = request.partition, why, "can't restore now, trying again");
+                    ending.pause(RETRY);
+                    waiting.push_back((request, begun)); // what can be restored is not held up by what can't
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl DeliverThread {
+    pub(super) fn run(self) -> Result<(), HouseError> {
+        let mut handed_over = None;
+        while let Ok(Read { request, restored, begun }) = self.read.recv() {
+            let (partition, records, fresh) = (request.partition, restored.records, restored.at.progress.is_none());
+            for delivery in restored {
+                if request.cancelled.load(Ordering::Relaxed) {
+                    break;
+                }
+                if self.deliver.send(delivery).is_err() {
+                    return Ok(());
+                }
+            }
+            let turn = handed_over.map_or(begun, |before: Instant| before.max(begun));
+            handed_over = Some(Instant::now());
+            self.metrics.restore_read(records);
+            self.metrics.partition_restored(turn.elapsed());
+            tracing::info!(partition, records, fresh, elapsed = ?turn.elapsed(), "partition restored");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ops::ControlFlow, sync::atomic::AtomicBool, thread};
+
+    use ahash::RandomState;
+    use crossbeam_channel::bounded;
+    use statehouse_dataflows::vocabulary::{Offset, Partition};
+
+    use super::*;
+    use crate::{
+        board::Board,
+        log::{Checkpoint, Progress, Start},
+        restore::RestoreSettings,
+    };
+
+    /// Partition 0 can't be read, the others are fresh.
+    struct Broken;
+
+    impl Checkpoint for Broken {
+        fn progress(&mut self, partition: Partition) -> Result<Option<(Offset, Progress)>, LogError> {
+            if partition == 0 { Err(LogError::Unavailable("it has no leader".to_owned())) } else { Ok(None) }
+        }
+        fn start_offset(&mut self, _: Partition, _: Start) -> Result<Offset, LogError> {
+            Ok(0)
+        }
+        fn read(&mut self, _: Partition, _: Offset, _: &mut dyn FnMut(Offset, &[u8]) -> ControlFlow<()>) -> Result<bool, LogError> {
+            unreachable!("there is nothing to read")
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_restored_holds_up_nothing_else() {
+        let settings = RestoreSettings { house: "h".to_owned(), start: Start::Earliest, batch_rows: 1, keys: RandomState::new() };
+        let (request, requests) = bounded(3);
+        let (read, proven) = bounded(0);
+        let restoring = RestoreThread { restore: Restore::new(settings, Box::new(Broken)), requests, read };
+        let ending = Ending::new(Arc::new(Board::default()));
+        let request_of = |partition| Request { partition, number: 1, cancelled: Arc::new(AtomicBool::new(false)) };
+        let (unreadable, readable) = (request_of(0), request_of(1));
+        let cancelled = Arc::clone(&unreadable.cancelled);
+        [unreadable, readable].into_iter().for_each(|one| request.send(one).unwrap());
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| restoring.run(&ending));
+            let first = proven.recv_timeout(Duration::from_secs(60)).expect("partition 1 waits for nobody");
+            assert_eq!(first.request.partition, 1);
+            cancelled.store(true, Ordering::Relaxed);
+            drop(request);
+            thread.join().unwrap().unwrap();
+        });
+        assert!(proven.recv().is_err(), "nothing else was read");
+    }
+}
