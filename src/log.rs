@@ -1,12 +1,14 @@
 //! The door to the world: records in, one transaction per epoch out, and what a restore needs. Everything that outlives the process
 //! passes through here; nothing in here decides anything.
 //!
-//! Two implementations: [`kafka`] (with its files the only place that names the Kafka client) and [`local`] (redb). A log is opened once and taken apart into four handles, each owned by the one thread that
+//! Two implementations: [`kafka`] (with its files the only place that names the Kafka client; in which order it does things says `protocol`)
+//! and [`local`] (redb). A log is opened once and taken apart into four handles, each owned by the one thread that
 //! uses it: pump ([`Source`]), commit ([`Committer`]), restore ([`Checkpoint`]), http ([`Appender`], shared).
 
 pub mod kafka;
 pub mod local;
 pub mod partitioner;
+mod protocol;
 
 use std::{
     fmt,

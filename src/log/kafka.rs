@@ -1,22 +1,20 @@
 //! The log on Kafka: a consumer group reads the source, one transactional producer commits epochs, and whoever takes over a partition
 //! restores it from the checkpoint topic. The only module that names the Kafka client.
 //!
-//! What makes it exactly-once: every record an epoch writes for a partition is in one transaction with that partition's source offset,
-//! under a group membership captured while the partition was ours ([`ownership`]); restores read the committed offset first, which waits
-//! for pending transactions, and then the checkpoint up to its true end ([`checkpoint`]). The brokers do the rest.
+//! What makes it exactly-once is the order of steps in `protocol`; here are the steps.
 //!
 //! Assumes brokers of 2.5 or newer, and that nobody else writes to the checkpoint and instances topics or deletes from them.
 
 mod appender;
 mod batch;
 mod checkpoint;
-mod committer;
+mod clock;
 mod context;
 mod instances;
-mod ownership;
 mod readers;
 mod settings;
 mod source;
+mod steps;
 mod topics;
 mod transactor;
 mod wake;
@@ -32,14 +30,14 @@ use statehouse_dataflows::vocabulary::Partition;
 
 use self::{
     appender::KafkaAppender,
-    checkpoint::KafkaCheckpoint,
-    committer::KafkaCommitter,
+    checkpoint::KafkaReader,
+    clock::Steady,
     context::Member,
-    ownership::Ownership,
+    instances::KafkaRoll,
     readers::Readers,
     settings::{Settings, make},
     source::KafkaSource,
-    transactor::Grounds,
+    transactor::{Grounds, KafkaTransactors},
     wake::Wake,
 };
 use crate::{
@@ -47,6 +45,7 @@ use crate::{
     log::{
         Committer, Log, LogError,
         partitioner::{crc32_partition, murmur2_partition},
+        protocol::{GroupCheckpoint, GroupCommitter, Names, Ownership, Register},
     },
 };
 
@@ -78,10 +77,18 @@ pub fn open_while(config: &Config, keep_trying: &dyn Fn() -> bool) -> Result<Log
         consumer: consumer.clone(),
         reject_bytes_max: facts.reject_bytes_max,
     };
-    let mut committer = KafkaCommitter::new(Arc::new(grounds));
+    let roll = || KafkaRoll::new(settings.clone(), readers.clone());
+    let transactors = KafkaTransactors { grounds: Arc::new(grounds), roll: roll(), clock: Steady::default() };
+    let mut committer = GroupCommitter::new(transactors, ownership.clone());
     let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), readers.clone()).of(facts.partitions);
     committer.recover(keep_trying)?;
     let partition_of = partition_of(settings.partitioner, facts.partitions);
+    let checkpoint = GroupCheckpoint::new(
+        names(&settings),
+        ownership,
+        KafkaReader::new(settings.clone(), readers.clone()),
+        Register::new(roll(), settings.instance.clone()),
+    );
     let appender = KafkaAppender::new(settings.clone(), partition_of.clone())?;
     // Last, so that nobody hands us partitions while we can't take them.
     consumer
@@ -92,7 +99,7 @@ pub fn open_while(config: &Config, keep_trying: &dyn Fn() -> bool) -> Result<Log
         partition_of,
         source: Box::new(source),
         committer: Box::new(committer),
-        checkpoint: Box::new(KafkaCheckpoint::new(settings, ownership, readers)),
+        checkpoint: Box::new(checkpoint),
         appender: Arc::new(appender),
     })
 }
@@ -122,6 +129,11 @@ fn member(settings: &Settings, ownership: &Arc<Ownership>) -> Result<(Arc<BaseCo
     let bell = wake.clone();
     consumer.set_nonempty_callback(move || bell.ring());
     Ok((Arc::new(consumer), wake))
+}
+
+fn names(settings: &Settings) -> Names {
+    let (house, topics) = (settings.house.clone(), &settings.topics);
+    Names { house, source: topics.source.clone(), checkpoint: topics.checkpoint.clone() }
 }
 
 fn partition_of(partitioner: Partitioner, partitions: Partition) -> Arc<dyn Fn(&[u8]) -> Partition + Send + Sync> {

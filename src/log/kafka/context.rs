@@ -21,7 +21,8 @@ use rdkafka::{
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
-use super::{lock, ownership::Ownership};
+use super::lock;
+use crate::log::protocol::Ownership;
 
 /// A client in trouble repeats itself with every try to connect: one line in this time is enough, the others are for debugging.
 const WARN_EVERY: Duration = Duration::from_secs(10);

@@ -25,12 +25,11 @@ use super::{
     batch::{Begin, Drained, drain},
     context::{Member, Rebalance, numbers},
     lock,
-    ownership::Ownership,
     readers::Readers,
     settings::Settings,
     wake::Wake,
 };
-use crate::log::{LogError, Polled, Source};
+use crate::log::{LogError, Polled, Source, protocol::Ownership};
 
 /// The client answers a seek at once, unless it is still busy assigning.
 const SEEK_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,19 +1,15 @@
-//! Epochs out: one Kafka transaction each, with the source offsets in it.
+//! Epochs out: one transaction each, with the source offsets in it.
 //!
 //! Owned by the commit thread. After any error the producer is abandoned and [`Committer::recover`] starts a new one under the same
 //! transactional id: the brokers then resolve what was open, either way, before the new one may do anything.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::{
-    instances,
-    transactor::{Grounds, StartError, Transactor},
+    client::{StartError, Transactor, Transactors},
+    ownership::Ownership,
 };
 use crate::log::{Committer, LogError, TransactError, Transaction};
 
@@ -23,80 +19,86 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// See the module's header.
-pub(super) struct KafkaCommitter {
-    grounds: Arc<Grounds>,
-    transactor: Option<Transactor>,
-    /// Whether our transactional id stands in the instances topic. Another instance that took us for dead removes it, after fencing us.
+pub(crate) struct GroupCommitter<T: Transactors> {
+    transactors: T,
+    ownership: Arc<Ownership>,
+    transactor: Option<T::Transactor>,
+    /// Whether our transactional id stands in the register. Another instance that took us for dead removes it, after fencing us.
     registered: bool,
 }
 
-impl KafkaCommitter {
+impl<T: Transactors> GroupCommitter<T> {
     /// Has no producer yet: [`Committer::recover`] makes it.
-    pub(super) fn new(grounds: Arc<Grounds>) -> Self {
-        Self { grounds, transactor: None, registered: false }
+    pub(crate) fn new(transactors: T, ownership: Arc<Ownership>) -> Self {
+        Self { transactors, ownership, transactor: None, registered: false }
     }
-}
 
-impl KafkaCommitter {
     /// Starts a new producer in the place of a worn one.
     fn renew(&mut self) -> Result<(), TransactError> {
         if self.transactor.as_ref().is_none_or(|transactor| !transactor.is_worn()) {
             return Ok(());
         }
-        self.transactor = None;
-        let transactor = Transactor::start(&self.grounds).map_err(|error| match error {
+        self.start().map_err(|error| match error {
             StartError::Later(why) => TransactError::Failed(why),
             StartError::Never(error) => TransactError::Failed(error.to_string()),
         })?;
         tracing::debug!("a new producer: the one before it was disturbed");
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), StartError> {
+        self.abandon();
+        let transactor = self.transactors.start(self.ownership.grant())?;
         self.transactor = Some(transactor);
         Ok(())
     }
+
+    /// Whatever a call that hangs does when it comes back, it takes no membership any more.
+    fn abandon(&mut self) {
+        self.ownership.take_back();
+        self.transactor = None;
+    }
 }
 
-impl Committer for KafkaCommitter {
+impl<T: Transactors> Committer for GroupCommitter<T> {
     fn transact(&mut self, transaction: Transaction) -> Result<Vec<(Partition, Offset)>, TransactError> {
         if transaction.parts.is_empty() {
             // Without an offset in it nothing would be fenced, and there is nothing to commit.
             return Ok(Vec::new());
         }
         self.renew()?;
-        let Some(transactor) = &self.transactor else {
+        let Some(transactor) = &mut self.transactor else {
             return Err(TransactError::Failed("there is no producer; recover first".into()));
         };
         if !self.registered {
             // Before the first transaction, so that whoever takes over from us can end whatever we leave open.
-            instances::register(&self.grounds.settings).map_err(TransactError::Failed)?;
+            self.transactors.register().map_err(TransactError::Failed)?;
             self.registered = true;
         }
         let outcome = transactor.transact(transaction);
         if outcome.is_err() {
-            self.transactor = None;
+            self.abandon();
         }
         outcome
     }
 
     fn recover(&mut self, keep_trying: &dyn Fn() -> bool) -> Result<(), LogError> {
-        self.transactor = None;
         self.registered = false;
-        let mut said = Instant::now();
+        let mut said = self.transactors.now();
         loop {
-            let reason = match Transactor::start(&self.grounds) {
-                Ok(transactor) => {
-                    self.transactor = Some(transactor);
-                    return Ok(());
-                }
+            let reason = match self.start() {
+                Ok(()) => return Ok(()),
                 Err(StartError::Never(error)) => return Err(error),
                 Err(StartError::Later(reason)) => reason,
             };
             if !keep_trying() {
                 return Err(LogError::Unavailable(reason));
             }
-            if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
+            if self.transactors.now().saturating_sub(said) >= SAY_EVERY {
+                said = self.transactors.now();
                 tracing::warn!(reason, "commits wait for Kafka");
             }
-            thread::sleep(RETRY_AFTER);
+            self.transactors.pause(RETRY_AFTER);
         }
     }
 }

@@ -1,0 +1,98 @@
+//! The register of instances: the compacted topic `<house>-instances` tells which transactional id each process start uses.
+//!
+//! An instance that dies in the middle of a transaction leaves it open until its timeout, and its partitions' offsets can't be read that
+//! long. Whoever takes over ends it at once: every registered id whose instance is no member of the group (any more) is fenced, which ends
+//! its transaction, and its entry is removed. Fencing one that lives after all costs it one recovery and nothing else, so an outdated
+//! list of members does no harm; and without the register everything still holds, only slower.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::client::{RawEntry, Roll};
+
+/// An entry's value; its key is the instance.
+#[derive(Debug, Deserialize, Serialize)]
+struct Entry {
+    transactional_id: String,
+    started_ms: u64,
+}
+
+/// Writes an instance's entry.
+///
+/// # Errors
+/// When it is not known to be written.
+pub(crate) fn enter(roll: &mut impl Roll, instance: &str, transactional_id: &str, started_ms: u64) -> Result<(), String> {
+    let entry = Entry { transactional_id: transactional_id.to_owned(), started_ms };
+    let value = serde_json::to_vec(&entry).map_err(|error| error.to_string())?;
+    roll.write(instance, Some(&value))
+}
+
+/// Reads the register on and on, and ends the dead.
+pub(crate) struct Register<R> {
+    roll: R,
+    /// This process start.
+    own: String,
+    entries: Entries,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// By instance: its transactional id.
+    ids: BTreeMap<String, String>,
+    /// Whose end is done; an entry comes back at most as its own tombstone.
+    ended: BTreeSet<String>,
+}
+
+impl<R: Roll> Register<R> {
+    /// Nothing read yet.
+    pub(crate) fn new(roll: R, own: String) -> Self {
+        Self { roll, own, entries: Entries::default() }
+    }
+
+    /// Ends every open transaction of instances that are no members of the group.
+    ///
+    /// # Errors
+    /// When that can't be known or done now. Nothing depends on it but the time until offsets can be read.
+    pub(crate) fn end_the_dead(&mut self) -> Result<(), String> {
+        let entries = &mut self.entries;
+        self.roll.read_on(&mut |entry| entries.take(entry))?;
+        let strangers: Vec<_> = self.entries.open().filter(|(instance, _)| *instance != self.own).collect();
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        let members = self.roll.members().map_err(|error| format!("the group's members are not known: {error}"))?;
+        for (instance, id) in strangers.into_iter().filter(|(instance, _)| !members.contains(instance)) {
+            self.end(&instance, &id)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, instance: &str, transactional_id: &str) -> Result<(), String> {
+        let began = self.roll.now();
+        self.roll.fence(transactional_id).map_err(|error| format!("the transaction of {instance} can't be ended: {error}"))?;
+        // Only after the fence: the entry must stand as long as there may be something to end.
+        self.roll.write(instance, None)?;
+        self.entries.ended.insert(instance.to_owned());
+        let ms = self.roll.now().saturating_sub(began).as_millis();
+        tracing::info!(instance, ms, "made sure that an earlier instance left nothing open");
+        Ok(())
+    }
+}
+
+impl Entries {
+    /// Those that may have something open: (instance, transactional id).
+    fn open(&self) -> impl Iterator<Item = (String, String)> {
+        self.ids.iter().filter(|(instance, _)| !self.ended.contains(*instance)).map(|(instance, id)| (instance.clone(), id.clone()))
+    }
+
+    fn take(&mut self, (key, value): RawEntry<'_>) {
+        let Some(instance) = key.and_then(|key| str::from_utf8(key).ok()) else { return };
+        // An entry: it lives (again), as it registers anew after each recovery.
+        self.ended.remove(instance);
+        match value.and_then(|value| serde_json::from_slice::<Entry>(value).ok()) {
+            Some(entry) => _ = self.ids.insert(instance.to_owned(), entry.transactional_id),
+            None => _ = self.ids.remove(instance),
+        }
+    }
+}
