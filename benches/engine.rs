@@ -121,7 +121,7 @@ fn work(world: &World, arrivals: &Arrivals, (worker, workers): (usize, usize), e
     done.finished = Instant::now();
     done.cpu_ns = cpu_ns() - cpu_before_ns;
     let query = statehouse_dataflows::query::ListQuery { limit: usize::MAX, ..Default::default() };
-    done.held = engine.list(&query).iter().map(|view| view.votes.live as usize).sum();
+    done.held = engine.list(&query, &[0].into()).iter().map(|view| view.votes.live as usize).sum();
     done.resident_bytes = resident_bytes();
     done
 }

@@ -10,7 +10,12 @@
 //! Known limitation: a list that is gathered from several workers may show a later epoch for one worker's objects than for another's;
 //! its position is the lower bound of all.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use statehouse_dataflows::{
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
@@ -138,7 +143,7 @@ impl Desk {
     /// When, and only when, any owned partition can't be asked now: a list never leaves out what is only not there yet.
     pub async fn list(&self, query: ListQuery) -> Result<Answered<Vec<ObjectView>>, Unavailable> {
         let limit = query.limit;
-        let answered = self.of_all(&Ask::List(query)).await?;
+        let answered = self.of_all(|of| Ask::List(query.clone(), of)).await?;
         Ok(answered.map(|answers| {
             let views = answers.into_iter().flat_map(|answer| if let Answer::List(views) = answer { views } else { mismatched(&answer) });
             let mut views: Vec<_> = views.collect();
@@ -153,7 +158,7 @@ impl Desk {
     /// # Errors
     /// As [`Desk::list`].
     pub async fn summary(&self) -> Result<Answered<Summary>, Unavailable> {
-        let answered = self.of_all(&Ask::Summary).await?;
+        let answered = self.of_all(Ask::Summary).await?;
         Ok(answered.map(|answers| {
             let mut sums = BTreeMap::<Option<Name>, i64>::new();
             for answer in answers {
@@ -223,10 +228,11 @@ impl Desk {
         Ok(Answered { value: answer, position, stale_ms: self.stale_ms(&before) })
     }
 
-    async fn of_all(&self, ask: &Ask) -> Result<Answered<Vec<Answer>>, Unavailable> {
+    async fn of_all(&self, ask: impl Fn(Arc<BTreeSet<Partition>>) -> Ask) -> Result<Answered<Vec<Answer>>, Unavailable> {
         let before = self.standing();
         let position = all_live(&before)?;
-        let replies: Vec<_> = (0..self.parts.workers).map(|worker| self.put(worker, ask.clone())).collect::<Result<_, _>>()?;
+        let of = Arc::new(position.keys().copied().collect());
+        let replies: Vec<_> = (0..self.parts.workers).map(|worker| self.put(worker, ask(Arc::clone(&of)))).collect::<Result<_, _>>()?;
         let mut answers = Vec::with_capacity(replies.len());
         for reply in replies {
             answers.push(reply.await.map_err(|_| self.unanswered(position.keys().copied()))?);

@@ -1,6 +1,8 @@
 //! Questions to a worker, and their answers. A worker takes them in one ordered queue together with commit notices, so a question asked
 //! after a commit was announced sees it. Between http (asks) and worker (answers); neither knows the other.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use statehouse_dataflows::{
     query::{Explanation, ListQuery, ObjectView, ReportView, Summary},
     vocabulary::{Name, Partition},
@@ -25,10 +27,10 @@ pub enum Ask {
     Reports(Partition, Name),
     /// Why an object is what it is.
     Explain(Partition, Name),
-    /// This worker's objects, ordered by name and partition.
-    List(ListQuery),
-    /// This worker's objects by state.
-    Summary,
+    /// This worker's objects of these partitions, ordered by name and partition.
+    List(ListQuery, Arc<BTreeSet<Partition>>),
+    /// This worker's objects of these partitions, by state.
+    Summary(Arc<BTreeSet<Partition>>),
 }
 
 /// The answer to each [`Ask`], as of L.

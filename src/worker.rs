@@ -97,7 +97,7 @@ impl Worker {
     fn can_answer(&self, ask: &Ask) -> bool {
         match ask {
             Ask::Object(partition, _) | Ask::Reports(partition, _) | Ask::Explain(partition, _) => !self.absent.contains_key(partition),
-            Ask::List(_) | Ask::Summary => self.absent.is_empty(),
+            Ask::List(_, of) | Ask::Summary(of) => !self.absent.keys().any(|partition| of.contains(partition)),
         }
     }
 
@@ -190,8 +190,8 @@ impl Worker {
             Ask::Object(partition, object) => Answer::Object(self.engine.object(partition, &object)),
             Ask::Reports(partition, object) => Answer::Reports(self.engine.reports(partition, &object)),
             Ask::Explain(partition, object) => Answer::Explain(self.engine.explain(partition, &object).map(Box::new)),
-            Ask::List(query) => Answer::List(self.engine.list(&query)),
-            Ask::Summary => Answer::Summary(self.engine.summary()),
+            Ask::List(query, of) => Answer::List(self.engine.list(&query, &of)),
+            Ask::Summary(of) => Answer::Summary(self.engine.summary(&of)),
         }
     }
 }

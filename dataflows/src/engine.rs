@@ -14,8 +14,14 @@
 
 mod answer;
 mod build;
+mod follow;
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
 
 use timely::{WorkerConfig, communication::Allocator, dataflow::operators::probe, worker::Worker};
 
@@ -43,6 +49,8 @@ pub struct Engine {
     /// Runs not wholly closed, in seq order.
     runs: VecDeque<Run>,
     outbox: Rc<RefCell<Outbox>>,
+    /// Partitions that are followed.
+    still: BTreeSet<Partition>,
     maker: Maker,
     inputs: Inputs,
     traces: Traces,
@@ -87,8 +95,8 @@ impl Engine {
         let mut worker = Worker::new(WorkerConfig::default(), Allocator::Thread(Default::default()), None);
         let (inputs, traces, probe) = build(&mut worker, &rules, &stores, &outbox);
         let reports = Reports::new(rules.any_over_reports(), stores.claims.clone());
-        let (runs, maker) = (VecDeque::new(), Maker::default());
-        Self { plan, rules, stores, reports, runs, outbox, maker, inputs, traces, probe, closed_end: 0, committed: 0, worker }
+        let (runs, still, maker) = (VecDeque::new(), BTreeSet::new(), Maker::default());
+        Self { plan, rules, stores, reports, runs, outbox, still, maker, inputs, traces, probe, closed_end: 0, committed: 0, worker }
     }
 
     /// The seqs that follow. Every run comes here, in seq order, before its events.
@@ -161,11 +169,13 @@ impl Engine {
 
     /// After all rows of a partition: where today's rules come to something else than what is stored, that is a change (cause `rule`).
     pub fn restored(&mut self, seq: Seq, partition: Partition) {
+        self.still.remove(&partition);
         self.control(seq, Control::Compare(partition));
     }
 
     /// Forgets a partition. Makes no change and no row: its next owner has them.
     pub fn give_up(&mut self, seq: Seq, partition: Partition) {
+        self.still.remove(&partition);
         self.control(seq, Control::GiveUp(partition));
         let ids = self.with_reports_of(seq, partition, |reports, context| reports.give_up(partition, context));
         self.reports.forgotten(ids.into_iter().map(|id| (seq, id)));

@@ -4,12 +4,15 @@
 //! object's events. Emits one difference per object and epoch to the arrangements behind it (readers stand at ends of epochs), and every
 //! change, whatever happened within the epoch, to the outbox.
 //!
+//! A partition that is followed is held still: its objects are what its owner's rows say, whatever the rule decides meanwhile, until that is
+//! compared once.
+//!
 //! Assumes that an object is introduced before anything happens to it, and that runs cover all seqs.
 
 mod agenda;
 pub(crate) mod life;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 use differential_dataflow::trace::TraceReader;
 use hashbrown::HashMap;
@@ -45,8 +48,8 @@ pub(crate) struct Settled {
     pub(crate) published: Vec<Update<ObjectId, Slot, i32>>,
     /// Known objects in their order. Changes only where objects come and go.
     pub(crate) known: Vec<Update<(Name, Partition), ObjectId, i32>>,
-    /// Known objects by state.
-    pub(crate) by_state: Vec<Update<Option<Name>, (), i32>>,
+    /// Known objects by state, of each partition.
+    pub(crate) by_state: Vec<Update<(Partition, Option<Name>), (), i32>>,
 }
 
 /// What publish is told besides decisions.
@@ -60,6 +63,10 @@ pub(crate) enum Control {
     Act(ObjectId, Act),
     /// What the checkpoint says is published of an object stands in this slot.
     Restore(ObjectId, Slot),
+    /// The checkpoint says that the object is known no more.
+    Remove(ObjectId),
+    /// A partition is followed from here on: nothing of it is published before it is compared.
+    Still(Partition),
     /// A partition's state is complete: compare it with what the rules make of it.
     Compare(Partition),
     /// A partition's state goes, without a change.
@@ -155,7 +162,7 @@ struct Touched {
 enum Stored {
     /// What was arranged before the epoch.
     Arranged,
-    /// Nothing that we have to know of: the partition was given up.
+    /// Nothing, or nothing that we have to know of: the partition was given up.
     Nothing,
     /// What was restored in the epoch.
     Restored(Slot),
@@ -165,6 +172,8 @@ struct Publisher {
     shared: Shared,
     lives: Lives,
     due: DueIndex<ObjectId>,
+    /// Partitions that are held still.
+    still: BTreeSet<Partition>,
     /// The runs of the epoch.
     runs: Vec<Run>,
     touched: Vec<Touched>,
@@ -172,7 +181,7 @@ struct Publisher {
 
 impl Publisher {
     fn new(shared: Shared) -> Self {
-        Self { shared, lives: Lives::default(), due: DueIndex::default(), runs: Vec::new(), touched: Vec::new() }
+        Self { shared, lives: Lives::default(), due: DueIndex::default(), still: BTreeSet::new(), runs: Vec::new(), touched: Vec::new() }
     }
 
     /// Takes up everything of one epoch.
@@ -188,6 +197,7 @@ impl Publisher {
             match item.what {
                 What::Run(run) => agenda.add(self.begin(*run)),
                 What::Introduce(name, partition, set) => self.lives.introduce(item.object, Life::new(name, partition, set)),
+                What::Still(partition) => _ = self.still.insert(partition),
                 What::GiveUp(partition) => self.give_up(partition, item.seq),
                 What::Compare(partition) => self.compare(partition, item.seq),
                 What::Done => unreachable!("nothing is taken up twice"),
@@ -232,8 +242,12 @@ impl Publisher {
             StepPart::Restore(slot) => {
                 self.touch(object, Some(Stored::Restored(slot)));
                 let slots = &mut *self.shared.posted.borrow_mut();
-                step.restored = Some(*slots.row(slot));
+                step.restored = Some(Some(*slots.row(slot)));
                 slots.release(slot, seq); // it can be read until the epoch is committed
+            }
+            StepPart::Remove => {
+                self.touch(object, Some(Stored::Nothing));
+                step.restored = Some(None);
             }
         }
     }
@@ -241,6 +255,7 @@ impl Publisher {
     fn step(&mut self, object: ObjectId, seq: Seq, mut step: Step) {
         let moment = self.moment(seq);
         let life = self.lives.get_mut(object);
+        step.still = self.still.contains(&moment.partition);
         if life.partition != moment.partition {
             step.override_due_ms = None; // armed by another partition's object, which had this id before
         }
@@ -255,7 +270,7 @@ impl Publisher {
             self.due.arm(life.partition, due_ms, object);
         }
         self.touch(object, None);
-        let came = act.and_then(Act::state).into_iter().chain(restored.into_iter().flat_map(Posted::states));
+        let came = act.and_then(Act::state).into_iter().chain(restored.flatten().into_iter().flat_map(Posted::states));
         self.hold((before, after), came, seq);
         let Some(cause) = stepped.cause else { return };
         let tally = stepped.tally.unwrap_or_else(|| tally_at(&mut self.shared.tallies, object, seq));
@@ -290,6 +305,7 @@ impl Publisher {
     }
 
     fn give_up(&mut self, partition: Partition, seq: Seq) {
+        self.still.remove(&partition);
         for object in self.lives.of_partition(partition) {
             let before = self.lives.get_mut(object).posted;
             self.touch(object, Some(Stored::Nothing)); // makes no row
@@ -300,6 +316,7 @@ impl Publisher {
     }
 
     fn compare(&mut self, partition: Partition, seq: Seq) {
+        self.still.remove(&partition);
         for object in self.lives.of_partition(partition) {
             self.step(object, seq, Step { compare: true, ..Step::default() });
         }
@@ -315,7 +332,7 @@ impl Publisher {
         let mut settled = Settled { published: Vec::with_capacity(2 * self.touched.len()), ..Settled::default() };
         let mut order: Vec<_> = self.touched.iter().enumerate().map(|(at, touched)| ByObject::new(touched.object, at)).collect();
         order.sort_unstable(); // as arrangements and rows will want them
-        let mut states: HashMap<Option<StateId>, i32> = HashMap::new();
+        let mut states: HashMap<(Partition, Option<StateId>), i32> = HashMap::new();
         let mut outbox = self.shared.outbox.borrow_mut();
         let mut slots = self.shared.posted.borrow_mut();
         for (nth, key) in order.iter().enumerate() {
@@ -332,8 +349,9 @@ impl Publisher {
                     let key = (life.name.clone(), life.partition);
                     settled.known.push(Update { key, value: object, seq: last, diff: known });
                 }
-                arranged.iter().for_each(|row| *states.entry(row.state).or_default() -= 1);
-                posted.iter().for_each(|row| *states.entry(row.state).or_default() += 1);
+                let partition = life.partition;
+                arranged.iter().for_each(|row| *states.entry((partition, row.state)).or_default() -= 1);
+                posted.iter().for_each(|row| *states.entry((partition, row.state)).or_default() += 1);
                 life.slot = posted.map(|row| slots.take(row));
                 left.iter().for_each(|slot| slots.release(*slot, last));
                 let diffs = left.into_iter().map(|slot| (slot, -1)).chain(life.slot.map(|slot| (slot, 1)));
@@ -353,8 +371,8 @@ impl Publisher {
         }
         self.touched.clear();
         let names = &self.shared.names.borrow().states;
-        let by_name = |(state, diff): (Option<StateId>, i32)| {
-            let key = state.map(|state| names.name(state).clone());
+        let by_name = |((partition, state), diff): ((Partition, Option<StateId>), i32)| {
+            let key = (partition, state.map(|state| names.name(state).clone()));
             Update { key, value: (), seq: last, diff }
         };
         settled.by_state = states.into_iter().map(by_name).collect();

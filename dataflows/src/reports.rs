@@ -10,6 +10,7 @@
 //! of very many agents moves that vector.
 
 mod changed;
+mod followed;
 mod object;
 mod swings;
 

@@ -191,8 +191,8 @@ impl World {
             Ask::Explain(partition, name) => {
                 Answer::Explain(one(*partition, name).map(|object| Box::new(object.explain(name, *partition))))
             }
-            Ask::List(query) => Answer::List(self.list(worker, query)),
-            Ask::Summary => {
+            Ask::List(query, _) => Answer::List(self.list(worker, query)),
+            Ask::Summary(_) => {
                 let mut counts = BTreeMap::<_, i64>::new();
                 for view in self.list(worker, &ListQuery { limit: usize::MAX, ..ListQuery::default() }) {
                     *counts.entry(view.published.state.clone()).or_default() += 1;

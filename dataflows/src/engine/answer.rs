@@ -2,7 +2,11 @@
 //!
 //! Names of ids found at L are those of L: an id is given to another name only after the seq that freed it is committed.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use differential_dataflow::{
     difference::IsZero,
@@ -62,8 +66,8 @@ impl Engine {
         })
     }
 
-    /// Known objects in order of name and partition.
-    pub fn list(&mut self, query: &ListQuery) -> Vec<ObjectView> {
+    /// Known objects of these partitions in order of name and partition.
+    pub fn list(&mut self, query: &ListQuery, of: &BTreeSet<Partition>) -> Vec<ObjectView> {
         let from: (Name, Partition) = match &query.after {
             Some(after) if *after.0 >= *query.prefix => after.clone(),
             _ => (query.prefix.as_str().into(), Partition::MIN),
@@ -81,7 +85,10 @@ impl Engine {
             if !key.0.starts_with(query.prefix.as_str()) || found.len() >= query.limit {
                 return false;
             }
-            if is_after && let Some(row) = published.of(id).filter(|row| matches(row)) {
+            if is_after
+                && of.contains(&key.1)
+                && let Some(row) = published.of(id).filter(|row| matches(row))
+            {
                 found.push((id, key.clone(), row));
             }
             true
@@ -89,20 +96,20 @@ impl Engine {
         found.into_iter().map(|(id, key, row)| self.view(id, key, row)).collect()
     }
 
-    /// Known objects by state.
-    pub fn summary(&mut self) -> Summary {
+    /// Known objects of these partitions by state.
+    pub fn summary(&mut self, of: &BTreeSet<Partition>) -> Summary {
         let last = self.committed;
         let (mut cursor, storage) = open(&mut self.traces.summary);
-        let mut summary = Vec::new();
-        while let Some(state) = cursor.get_key(&storage) {
-            let mut count = 0;
-            cursor.map_times(&storage, |seq, diff| count += if *seq <= last { i64::from(*diff) } else { 0 });
-            if count != 0 {
-                summary.push((state.clone(), count));
+        let mut counts = BTreeMap::<Option<Name>, i64>::new();
+        while let Some((partition, state)) = cursor.get_key(&storage) {
+            if of.contains(partition) {
+                let mut count = 0;
+                cursor.map_times(&storage, |seq, diff| count += if *seq <= last { i64::from(*diff) } else { 0 });
+                *counts.entry(state.clone()).or_default() += count;
             }
             cursor.step_key(&storage);
         }
-        summary
+        counts.into_iter().filter(|(_, count)| *count != 0).collect()
     }
 
     fn entry(&mut self, partition: Partition, name: &str) -> Option<(ObjectId, Posted)> {

@@ -33,7 +33,7 @@ use crate::{
 
 pub(super) type KnownTrace = FlatTrace<(Name, Partition), ObjectId, i32>;
 pub(super) type PublishedTrace = FlatTrace<ObjectId, Slot, i32>;
-type SummaryTrace = FlatTrace<Option<Name>, (), i32>;
+type SummaryTrace = FlatTrace<(Partition, Option<Name>), (), i32>;
 type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;
 
 /// What ids and slots stand for. Shared by the stages, on one thread.

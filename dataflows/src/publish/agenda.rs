@@ -99,7 +99,7 @@ pub(super) struct Item {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
-    /// Runs, introductions, partitions given up.
+    /// Runs, introductions, partitions held still or given up.
     Before,
     /// What happens to one object, gathered into one step.
     Object,
@@ -112,6 +112,7 @@ pub(super) enum What {
     /// Boxed, as there are few, and many steps.
     Run(Box<Run>),
     Introduce(Name, Partition, usize),
+    Still(Partition),
     Compare(Partition),
     GiveUp(Partition),
     /// Taken up already.
@@ -124,6 +125,8 @@ pub(super) enum StepPart {
     Act(Act),
     /// Where the row is that the checkpoint has.
     Restore(Slot),
+    /// The checkpoint has no row any more.
+    Remove,
 }
 
 impl Item {
@@ -135,9 +138,11 @@ impl Item {
         let (phase, object, what) = match control {
             Control::Run(run) => (Phase::Before, 0, What::Run(Box::new(run))),
             Control::Introduce(object, name, partition, set) => (Phase::Before, object, What::Introduce(name, partition, set)),
+            Control::Still(partition) => (Phase::Before, 0, What::Still(partition)),
             Control::GiveUp(partition) => (Phase::Before, 0, What::GiveUp(partition)),
             Control::Act(object, act) => (Phase::Object, object, What::Step(StepPart::Act(act))),
             Control::Restore(object, slot) => (Phase::Object, object, What::Step(StepPart::Restore(slot))),
+            Control::Remove(object) => (Phase::Object, object, What::Step(StepPart::Remove)),
             Control::Compare(partition) => (Phase::After, 0, What::Compare(partition)),
         };
         Self { seq, phase, object, what }

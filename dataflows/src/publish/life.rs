@@ -52,8 +52,10 @@ pub(crate) struct Step {
     pub(crate) override_due_ms: Option<Millis>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) act: Option<Act>,
-    /// What the checkpoint says is published. Nothing changes by it.
-    pub(crate) restored: Option<Posted>,
+    /// What the checkpoint says is published, if it says anything; nothing: the object is known no more.
+    pub(crate) restored: Option<Option<Posted>>,
+    /// Whether the partition is held still: only the checkpoint's word counts, and nothing changes by it.
+    pub(crate) still: bool,
     /// Whether verdict and published state are to be compared, after a restore.
     pub(crate) compare: bool,
 }
@@ -89,24 +91,33 @@ impl Life {
         (self.posted, self.heard, self.verdict) = (None, false, None);
     }
 
-    /// What becomes of the object. A restore only takes over what is stored.
+    /// What becomes of the object.
     pub(crate) fn step(&mut self, step: Step, moment: Moment, set: &Set) -> Stepped {
-        let before = step.restored.or(self.posted);
+        if step.still || step.restored.is_some() {
+            return self.follow(step, set);
+        }
+        let before = self.posted;
         let mut next = Next::of(before.as_ref());
         next.end_override(&step, moment);
         let tally = self.hear(step.outcome, &mut next, set);
         if step.compare {
             self.compare(&mut next, set);
         }
-        if let Some(row) = step.restored {
-            self.posted = step.restored;
-            return Stepped { cause: None, tally, arm_ms: row.mask.and_then(|mask| mask.until_ms) };
-        }
         let arm_ms = step.act.and_then(|act| self.act(act, &mut next, moment));
         let cause = next.cause;
         let changed = next.state() != before.and_then(|row| row.state);
         self.posted = next.row(before.as_ref(), moment, self.heard);
         Stepped { cause: changed.then_some(cause), tally, arm_ms }
+    }
+
+    /// Takes over what is stored. Decisions are heard, for the comparison to come.
+    fn follow(&mut self, step: Step, set: &Set) -> Stepped {
+        let tally = self.hear(step.outcome, &mut Next::of(None), set);
+        if let Some(stored) = step.restored {
+            self.posted = stored;
+        }
+        let until_ms = step.restored.flatten().and_then(|row| row.mask).and_then(|mask| mask.until_ms);
+        Stepped { cause: None, tally, arm_ms: until_ms }
     }
 
     /// Takes a decision in: it moves what stands behind the mask.

@@ -41,6 +41,8 @@ pub(crate) enum Act {
     Lose(Partition),
 }
 
+/// What events are about, and one that none is.
+pub(crate) const PARTITIONS: [Partition; 4] = [0, 1, 7, 99];
 const STATES: [&str; 7] = ["s0", "s1", "s2", "s3", "s4", "s5", "zürich"];
 
 pub(crate) fn case(acts_max: usize) -> impl Strategy<Value = Case> {

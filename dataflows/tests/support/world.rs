@@ -94,6 +94,16 @@ impl World {
         }
     }
 
+    /// Rows of a partition, by object, as its owner committed them: all at one seq.
+    pub(crate) fn follow(&mut self, pump: &mut Pump, partition: Partition, objects: &[Vec<Row>]) {
+        let run = pump.aside(partition);
+        self.run(run);
+        for rows in objects {
+            let (hash, engine) = self.route(partition, &rows[0].object);
+            engine.follow(run.first, hash, rows);
+        }
+    }
+
     pub(crate) fn give_up(&mut self, pump: &mut Pump, partition: Partition) {
         let run = pump.aside(partition);
         self.run(run);
@@ -145,16 +155,16 @@ impl World {
         self.route(partition, object).1.explain(partition, object)
     }
 
-    pub(crate) fn list(&mut self, query: &ListQuery) -> Vec<ObjectView> {
-        let mut all: Vec<_> = self.engines.iter_mut().flat_map(|engine| engine.list(query)).collect();
+    pub(crate) fn list(&mut self, query: &ListQuery, of: &BTreeSet<Partition>) -> Vec<ObjectView> {
+        let mut all: Vec<_> = self.engines.iter_mut().flat_map(|engine| engine.list(query, of)).collect();
         all.sort_by_key(|view| (view.object.clone(), view.partition));
         all.truncate(query.limit);
         all
     }
 
-    pub(crate) fn summary(&mut self) -> BTreeMap<Option<Name>, i64> {
+    pub(crate) fn summary(&mut self, of: &BTreeSet<Partition>) -> BTreeMap<Option<Name>, i64> {
         let mut all = BTreeMap::new();
-        for (state, count) in self.engines.iter_mut().flat_map(Engine::summary) {
+        for (state, count) in self.engines.iter_mut().flat_map(|engine| engine.summary(of)) {
             assert_ne!(count, 0, "a summary of nothing: {state:?}");
             *all.entry(state).or_insert(0) += count;
         }
