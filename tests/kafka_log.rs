@@ -280,6 +280,7 @@ fn dying_owner() {
         name: config.house.clone(),
         brokers: config.kafka.brokers.clone(),
         session: SESSION,
+        transaction_timeout: TRANSACTION_TIMEOUT,
         kafka: String::new(),
         properties: String::new(),
     };

@@ -14,7 +14,8 @@ mod broker;
 #[path = "support/kafka_house.rs"]
 mod kafka_house;
 
-use kafka_house::{House, PARTITIONS, PATIENCE, await_partitions, client, known};
+use broker::shared;
+use kafka_house::{House, PARTITIONS, PATIENCE, append, await_partitions, client, epoch, known};
 
 #[test]
 fn a_first_start_begins_where_it_is_told() {
@@ -114,6 +115,24 @@ fn compacted(house: &House) -> String {
     let made = run(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
     assert!(made.iter().all(Result::is_ok), "{made:?}");
     name
+}
+
+#[test]
+fn a_broker_speaks_tls_and_must_be_who_it_says() {
+    let mut house = House::new();
+    house.brokers = shared().tls_address.clone();
+    house.properties = format!("'security.protocol' = 'ssl'\n'ssl.ca.location' = {:?}", broker::certificate_file());
+    let mut log = house.open();
+    await_partitions(&mut log, 3);
+    log.committer.transact(epoch(1, 1)).expect("committed");
+    append(&log, "x", Some("1"));
+    assert_eq!(known(|| log.checkpoint.progress(0)).map(|(offset, _)| offset), Some(1));
+
+    // The certificate is of its own making, and nobody vouches for it.
+    house.properties = "'security.protocol' = 'ssl'".into();
+    let Err(error) = kafka::open(&house.config()) else { panic!("refused") };
+    let said = error.to_string();
+    assert!(matches!(error, LogError::Setting(_)) && said.contains("certificate") && said.contains("ssl.ca.location"), "{said}");
 }
 
 #[test]

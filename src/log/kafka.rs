@@ -15,6 +15,7 @@ mod readers;
 mod settings;
 mod source;
 mod steps;
+mod timing;
 mod topics;
 mod transactor;
 mod wake;

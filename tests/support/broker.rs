@@ -27,6 +27,10 @@ pub struct Broker {
     pub address: String,
     /// Where it listens for [`USER`] (SASL_PLAINTEXT: SCRAM-SHA-256, SCRAM-SHA-512, PLAIN).
     pub sasl_address: String,
+    /// Where it speaks TLS, with the certificate of [`certificate_file`].
+    pub tls_address: String,
+    /// Where it listens for the proxy that it sends the clients of that listener to, if it does.
+    pub behind_address: Option<String>,
 }
 
 /// The broker that all tests of this program share. Don't stop it.
@@ -40,9 +44,23 @@ pub fn password_file() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("password")
 }
 
+/// The certificate (PEM) that brokers show.
+pub fn certificate_file() -> PathBuf {
+    kafka(Path::new(env!("CARGO_TARGET_TMPDIR")), &["certificate"]).trim().into()
+}
+
 impl Broker {
     /// Starts a fresh one.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a fresh one with one more listener, whose clients it sends to this port of 127.0.0.1.
+    pub fn start_behind(port: u16) -> Self {
+        Self::start_with(&["--behind", &port.to_string()])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let brokers = Path::new(env!("CARGO_TARGET_TMPDIR")).join("brokers");
@@ -51,15 +69,25 @@ impl Broker {
         let password = password_file();
         fs::write(&password, PASSWORD).expect("the password's file");
         let pid = process::id().to_string();
-        let started = kafka(&dir, &["start", "--while", &pid, "--scram", USER, &text(&password)]);
+        let started = kafka(&dir, &[&["start", "--while", &pid, "--scram", USER, &text(&password), "--tls"], more].concat());
         let mut addresses = started.lines().map(str::to_owned);
-        let mut next = || addresses.next().unwrap_or_else(|| panic!("scripts/kafka start printed no two addresses: {started:?}"));
-        Self { address: next(), sasl_address: next(), dir }
+        let mut next = || addresses.next().unwrap_or_else(|| panic!("scripts/kafka start printed no three addresses: {started:?}"));
+        Self { address: next(), sasl_address: next(), tls_address: next(), behind_address: addresses.next(), dir }
     }
 
     /// Kills it without notice.
     pub fn kill(&self) {
         kafka(&self.dir, &["kill"]);
+    }
+
+    /// Stops its process: it is there, and connections to it stand, and it does not answer.
+    pub fn pause(&self) {
+        kafka(&self.dir, &["pause"]);
+    }
+
+    /// Lets its process go on.
+    pub fn resume(&self) {
+        kafka(&self.dir, &["resume"]);
     }
 
     /// Starts it again where it was, with its data.

@@ -39,6 +39,7 @@ pub struct House {
     pub name: String,
     pub brokers: String,
     pub session: Duration,
+    pub transaction_timeout: Duration,
     pub kafka: String,
     pub properties: String,
 }
@@ -53,6 +54,7 @@ impl House {
             name: format!("house-{}", Uuid::new_v4()),
             brokers: broker.address.clone(),
             session: CALM_SESSION,
+            transaction_timeout: TRANSACTION_TIMEOUT,
             kafka: String::new(),
             properties: String::new(),
         }
@@ -65,7 +67,7 @@ impl House {
             self.name,
             self.brokers,
             self.session.as_millis(),
-            TRANSACTION_TIMEOUT.as_millis(),
+            self.transaction_timeout.as_millis(),
             self.kafka,
             self.properties
         )

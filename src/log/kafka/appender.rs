@@ -2,8 +2,11 @@
 //!
 //! Between http and the source topic. A record's partition is computed here, as the source's other producers compute it.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::{
+    mem,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
 
 use rdkafka::{
     ClientContext, Message,
@@ -16,7 +19,7 @@ use statehouse_dataflows::vocabulary::Partition;
 
 use super::{
     context::Voice,
-    lock,
+    drop_aside, lock,
     settings::{Settings, make},
 };
 use crate::log::{AppendDone, AppendError, Appender, CANONICAL_HEADER, LogError};
@@ -95,7 +98,7 @@ impl KafkaAppender {
         match make(&self.settings.idempotent(), Receipts::default()) {
             Ok(fresh) => {
                 tracing::warn!(reason, "the producer of HTTP writes starts anew");
-                *producer = fresh;
+                drop_aside(mem::replace(&mut *producer, fresh)); // writers wait for this lock
             }
             Err(error) => tracing::error!("the producer of HTTP writes can't start anew: {error}"),
         }

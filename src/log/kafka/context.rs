@@ -35,7 +35,7 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    /// Why the brokers refused this client's user, if they did.
+    /// Why the brokers refused this client's user, or it refused them, if that came to pass.
     pub(super) fn refusal(&self) -> Option<String> {
         lock(&self.refusal).clone()
     }
@@ -68,6 +68,13 @@ impl Voice {
                 *lock(&self.refusal) = Some(reason.to_owned());
                 if self.may_warn() {
                     tracing::error!("Kafka refuses this client: {reason}");
+                }
+            }
+            // What the client can't verify stays so until somebody mends a certificate or a setting; other failures of TLS may be outages.
+            Some(RDKafkaErrorCode::SSL) if reason.contains("certificate verify failed") => {
+                *lock(&self.refusal) = Some(reason.to_owned());
+                if self.may_warn() {
+                    tracing::error!("this client refuses Kafka: {reason}");
                 }
             }
             _ if self.may_warn() => tracing::warn!("Kafka: {reason}"),

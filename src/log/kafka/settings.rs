@@ -14,7 +14,10 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use super::context::{Deliveries, Voice};
+use super::{
+    context::{Deliveries, Voice},
+    timing,
+};
 use crate::{
     config::{AgentFrom, Config, Partitioner, PropertyValue, Topics},
     log::LogError,
@@ -60,8 +63,6 @@ const MEMBER: &[(&str, &str)] = &[
     ("group.protocol", "classic"),
     // A member that comes or goes stops only the partitions that move.
     ("partition.assignment.strategy", "cooperative-sticky"),
-    // Members learn of a rebalance by heartbeat: 0.2 s for a handover instead of the default's 1 s, 1.1 s to join instead of 4.
-    ("heartbeat.interval.ms", "300"),
     // An empty partition answers a fetch after this, and only then it is known to be caught up; the default is half a second.
     ("fetch.wait.max.ms", "100"),
     // Aborted and open transactions are not read; offset fetches wait for pending transactions.
@@ -144,14 +145,18 @@ impl Settings {
     pub(super) fn new(config: &Config) -> Result<Self, LogError> {
         config.check().map_err(|error| LogError::Setting(error.to_string()))?;
         let kafka = &config.kafka;
+        let session_timeout = Duration::from_millis(kafka.session_timeout_ms.into());
+        let transaction_timeout = Duration::from_millis(kafka.transaction_timeout_ms.into());
+        let properties = resolve(&kafka.properties)?;
+        timing::check(&properties, session_timeout, transaction_timeout)?;
         let instance = format!("{}-{}", config.house, Uuid::new_v4());
         Ok(Self {
             house: config.house.clone(),
             topics: config.topics(),
             transactional_id: instance.clone(),
             instance,
-            session_timeout: Duration::from_millis(kafka.session_timeout_ms.into()),
-            transaction_timeout: Duration::from_millis(kafka.transaction_timeout_ms.into()),
+            session_timeout,
+            transaction_timeout,
             partitioner: kafka.partitioner,
             create_topics: kafka.create_topics,
             partitions: kafka.partitions,
@@ -161,7 +166,7 @@ impl Settings {
                 AgentFrom::Pointer(_) | AgentFrom::Fixed { .. } => None,
             },
             brokers: kafka.brokers.clone(),
-            properties: resolve(&kafka.properties)?,
+            properties,
         })
     }
 
@@ -169,10 +174,8 @@ impl Settings {
     pub(super) fn member(&self) -> ClientConfig {
         let mut client = self.client(&[COMMON, CONSUMER, MEMBER]);
         client.set("group.id", &self.house);
-        client.set("session.timeout.ms", self.session_timeout.as_millis().to_string());
-        // A heartbeat must fit several times into a short session.
-        let heartbeat_ms = (self.session_timeout.as_millis() / 4).min(300);
-        client.set("heartbeat.interval.ms", heartbeat_ms.to_string());
+        client.set("heartbeat.interval.ms", timing::heartbeat_ms(self.session_timeout).to_string());
+        self.set_membership(&mut client);
         self.passed_through(client)
     }
 
@@ -180,8 +183,8 @@ impl Settings {
     pub(super) fn reader(&self, isolation: Isolation) -> ClientConfig {
         let mut client = self.client(&[COMMON, CONSUMER]);
         client.set("group.id", &self.house);
-        // Only so that a max.poll.interval.ms that was passed through fits.
-        client.set("session.timeout.ms", self.session_timeout.as_millis().to_string());
+        // Only so that what was passed through fits.
+        self.set_membership(&mut client);
         client.set("isolation.level", isolation.name());
         // A restore reads one partition as fast as it can, and learns of its end by a fetch that finds nothing.
         client.set("fetch.wait.max.ms", "10");
@@ -236,6 +239,12 @@ impl Settings {
             drop(make::<_, BaseProducer<Deliveries>>(&alone(client), Deliveries::default())?);
         }
         Ok(())
+    }
+
+    fn set_membership(&self, client: &mut ClientConfig) {
+        client.set("session.timeout.ms", self.session_timeout.as_millis().to_string());
+        let max_poll_interval = timing::max_poll_interval(self.session_timeout, self.transaction_timeout);
+        client.set("max.poll.interval.ms", max_poll_interval.as_millis().to_string());
     }
 
     fn producer(&self) -> ClientConfig {

@@ -294,6 +294,15 @@ impl KafkaSource {
             (KafkaError::PartitionEOF(_), _) => Ok(()),
             (KafkaError::MessageConsumptionFatal(reason), _) => Err(LogError::Corrupt(format!("the Kafka client has given up: {reason}"))),
             (KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset), Some(partition)) => Err(self.gone(partition)),
+            (KafkaError::MessageConsumption(RDKafkaErrorCode::InvalidSessionTimeout), _) => Err(LogError::Setting(format!(
+                "kafka.session_timeout_ms = {}: the brokers don't take it; set it between their group.min.session.timeout.ms and \
+                 group.max.session.timeout.ms",
+                self.settings.session_timeout.as_millis()
+            ))),
+            (KafkaError::MessageConsumption(RDKafkaErrorCode::InconsistentGroupProtocol), _) => Err(LogError::Setting(format!(
+                "house = {:?}: the group of that name has members of another kind; end them, or name the house otherwise",
+                self.settings.house
+            ))),
             _ => {
                 self.troubled = true;
                 self.fall_behind()

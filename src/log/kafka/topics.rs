@@ -49,6 +49,22 @@ pub(super) struct Facts {
 /// # Errors
 /// When a topic is not as it must be, the brokers refuse us, or `keep_trying` says no while they can't be reached.
 pub(super) fn prepare(settings: &Settings, client: &BaseConsumer<Voice>, keep_trying: &dyn Fn() -> bool) -> Result<Facts, LogError> {
+    let mut said = Instant::now();
+    loop {
+        match try_to_prepare(settings, client, keep_trying) {
+            Err(LogError::Unavailable(why)) if keep_trying() => {
+                if said.elapsed() >= SAY_EVERY {
+                    said = Instant::now();
+                    tracing::warn!("{why}; trying on");
+                }
+                thread::sleep(RETRY_AFTER);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn try_to_prepare(settings: &Settings, client: &BaseConsumer<Voice>, keep_trying: &dyn Fn() -> bool) -> Result<Facts, LogError> {
     let admin = Admin::new(settings)?;
     let shapes = wait_for_brokers(settings, client, keep_trying)?;
     let wanted = wanted(settings, &shapes);
@@ -118,7 +134,7 @@ fn wait_for_brokers(
         client.poll(RETRY_AFTER);
         if let Some(refusal) = client.context().refusal() {
             return Err(LogError::Setting(format!(
-                "Kafka at {} refuses the user: {refusal}; see security.protocol, sasl.* and ssl.* in [kafka.properties]",
+                "Kafka at {} refuses the user, or can't be trusted: {refusal}; see security.protocol, sasl.* and ssl.* in [kafka.properties]",
                 settings.brokers()
             )));
         }

@@ -27,6 +27,7 @@ use super::{
     instances::{self, KafkaRoll},
     settings::{Settings, make},
     steps::Steps,
+    timing::given_up_after,
 };
 use crate::log::{
     LogError, TransactError, Transaction,
@@ -96,10 +97,9 @@ impl Transactors for KafkaTransactors {
             })
             .map_err(|error| StartError::Later(format!("no thread for commits: {error}")))?;
         match outcome.recv_timeout(START_PATIENCE * 2) {
-            // The transaction's own timeouts end every call that can be ended; twice that is a hang.
             Ok(Ok(())) => {
                 disturbed.store(false, Ordering::Release); // nothing of a transaction was sent yet
-                Ok(KafkaTransactor { jobs, patience: self.grounds.settings.transaction_timeout * 2, disturbed })
+                Ok(KafkaTransactor { jobs, patience: given_up_after(self.grounds.settings.transaction_timeout), disturbed })
             }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(StartError::Later("the Kafka client hangs while it starts transactions".into())),
