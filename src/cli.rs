@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod logging;
 mod serve;
+mod token;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
@@ -37,6 +38,8 @@ enum Verb {
     CheckConfig(check::CheckConfig),
     /// Watch simulated agents vote: a house of its own, and a story of attacks on its objects.
     Demo(demo::Options),
+    /// Make a bearer token: the secret goes to a file of its own, its entry for the file that http.tokens names to stdout.
+    Token(token::MakeToken),
     #[command(flatten)]
     Client(client::ClientCommand),
 }
@@ -74,6 +77,7 @@ pub fn run(registry: &Registry) -> ExitCode {
         }
         Verb::CheckConfig(check) => check.run(registry),
         Verb::Demo(options) => demo::run(options).map_err(Into::into),
+        Verb::Token(token) => token.run(),
         Verb::Client(command) => return client::run(command), // has exit codes of its own
     };
     match done {

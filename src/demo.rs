@@ -37,6 +37,7 @@ use self::{
 use crate::{
     config::{self, ConfigError},
     house::HouseError,
+    http::AccessError,
     log::{LogError, local::LocalReader},
 };
 
@@ -64,7 +65,7 @@ pub struct Options {
     /// Ends by itself after this many seconds; otherwise with Ctrl-C.
     #[arg(long)]
     pub seconds: Option<u64>,
-    /// The HTTP address; without it 127.0.0.1:7717, or another port if that is taken.
+    /// The HTTP address, on loopback as it asks for no token; without it 127.0.0.1:7717, or another port if that is taken.
     #[arg(long, value_parser = config::listen_address)]
     pub listen: Option<SocketAddr>,
 }
@@ -82,6 +83,9 @@ pub enum DemoError {
     /// The demo's own configuration does not hold.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What guards its HTTP can't be had.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The embedded log does not work.
     #[error(transparent)]
     Log(#[from] LogError),

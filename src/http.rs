@@ -4,10 +4,8 @@
 //! Beside the flow: a request becomes a question at the [desk](crate::desk) or a record for the log, and the answer becomes JSON. Reads
 //! show committed state only and say as of which position (`Statehouse-Position`) and, while commits fail, how stale they are
 //! (`Statehouse-Lag-Ms`). Errors are problem details (RFC 9457, [`problem`]). What bounds clients stands in [`serve`](mod@serve) (connections,
-//! heads, slow readers), [`body`] and [`layers`] (bodies, whole requests).
-//!
-//! It assumes clients that may do all or nothing: there is no authentication and no TLS yet, so it listens on loopback unless told
-//! otherwise, and warns where it does not.
+//! heads, slow readers), [`body`] and [`layers`] (bodies, whole requests); who may ask what, and TLS, in [`access`]. It answers from the
+//! first moment on, also while there is no house yet ([`entrance`]).
 //!
 //! | request | answer |
 //! |---|---|
@@ -29,9 +27,11 @@
 //! partition: it will be applied there, and this one can't tell when. Names in paths are percent-encoded UTF-8, split at `/` before decoding and
 //! decoded once, so any name works (`%2F`, `%00`, `..`).
 
+mod access;
 mod body;
 mod bulk;
 mod cursor;
+mod entrance;
 mod health;
 mod json;
 mod layers;
@@ -47,12 +47,16 @@ mod writes;
 use std::sync::Arc;
 
 use axum::{
-    Router, middleware,
-    routing::{get, post, put},
+    Router,
+    routing::{MethodRouter, get, post, put},
 };
 use tokio::sync::Semaphore;
 
-pub use self::serve::serve;
+pub use self::{
+    access::{Access, AccessError, FreshToken, NoRandomness, Scope, cryptography},
+    entrance::Entrance,
+    serve::serve,
+};
 use crate::{config::HttpConfig, decode::Decoder, desk::Desk, metrics::Metrics};
 
 /// What every handler has at hand. Cheap to clone.
@@ -75,27 +79,32 @@ impl Front {
     }
 }
 
-/// All routes, with the bounds on bodies and whole requests, but not those on connections, which [`serve()`] sets.
-pub fn router(front: Front) -> Router {
-    let object = get(reads::object).delete(writes::purge);
-    let masks = put(writes::pin).delete(writes::lift);
-    let report = put(writes::report).delete(writes::withdraw);
-    Router::new()
-        .route("/v1/objects", get(reads::list))
-        .route("/v1/objects/{object}", object)
-        .route("/v1/objects/{object}/reports", get(reads::reports))
-        .route("/v1/objects/{object}/reports/{agent}", report)
-        .route("/v1/objects/{object}/reports/", put(writes::of_no_agent).delete(writes::of_no_agent))
-        .route("/v1/objects/{object}/explain", get(reads::explain))
-        .route("/v1/objects/{object}/override", masks)
-        .route("/v1/reports", post(bulk::reports))
-        .route("/v1/summary", get(reads::summary))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .route("/version", get(health::version))
-        .fallback(layers::no_such_path)
-        .method_not_allowed_fallback(layers::no_such_method)
-        .layer(middleware::from_fn_with_state(front.clone(), layers::observe))
-        .with_state(front)
+/// All routes. What every request passes before, whichever it asks for, [`entrance`] adds.
+fn routes(front: Front) -> Router {
+    let routed = table().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    routed.fallback(layers::no_such_path).method_not_allowed_fallback(layers::no_such_method).with_state(front)
+}
+
+fn table() -> [(&'static str, MethodRouter<Front>); 13] {
+    [
+        ("/v1/objects", get(reads::list)),
+        ("/v1/objects/{object}", get(reads::object).delete(writes::purge)),
+        ("/v1/objects/{object}/reports", get(reads::reports)),
+        ("/v1/objects/{object}/reports/{agent}", put(writes::report).delete(writes::withdraw)),
+        ("/v1/objects/{object}/reports/", put(writes::of_no_agent).delete(writes::of_no_agent)),
+        ("/v1/objects/{object}/explain", get(reads::explain)),
+        ("/v1/objects/{object}/override", put(writes::pin).delete(writes::lift)),
+        ("/v1/reports", post(bulk::reports)),
+        ("/v1/summary", get(reads::summary)),
+        ("/livez", get(health::livez)),
+        ("/readyz", get(health::readyz)),
+        ("/metrics", get(health::metrics)),
+        ("/version", get(health::version)),
+    ]
+}
+
+/// Every path there is, with its parameters in braces; so that no test of all of them can forget one.
+#[must_use]
+pub fn paths() -> Vec<&'static str> {
+    table().into_iter().map(|(path, _)| path).collect()
 }

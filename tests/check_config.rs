@@ -56,6 +56,16 @@ fn what_serve_refuses_it_refuses_in_the_same_words() {
             "kafka.properties: \"sasl.password\": the environment variable NO_SUCH_VARIABLE is not set",
         ),
         (kafka("\"ssl.ca.location\" = \"none.pem\"\n\"security.protocol\" = \"ssl\""), "the Kafka client can't be made: "),
+        ("house = \"h\"\nhttp.listen = \"0.0.0.0:0\"".to_owned(), "http.listen = \"0.0.0.0:0\": beyond this machine everyone could read"),
+        ("house = \"h\"\nhttp.tokens = \"none.toml\"".to_owned(), "http.tokens = \"none.toml\": can't read it: No such file"),
+        (
+            "house = \"h\"\nhttp.tokens = \"statehouse.toml\"".to_owned(),
+            "http.tokens = \"statehouse.toml\": not a file of tokens: unknown field `house`",
+        ),
+        (
+            "house = \"h\"\nhttp.tls = { certificate = \"statehouse.toml\", key = \"statehouse.toml\" }".to_owned(),
+            "http.tls.certificate = \"statehouse.toml\": there is no certificate in it",
+        ),
         ("house = \"h\"\n[[rule]]\nrule = \"any\"".to_owned(), "rule[0].priority = (missing): "),
         ("house = \"h\"\nlog = \"kafak\"".to_owned(), "log = \"kafak\": did you mean \"kafka\"? "),
     ] {

@@ -149,8 +149,50 @@ fn an_address_to_listen_on_is_proposed_where_none_is_given() {
         let error = refused(&format!("http.listen = {typed}"));
         let expected = format!("http.listen = {typed}: write an IP address and a port, such as {proposed} (names are not looked up; ");
         assert!(error.starts_with(&expected), "{error}");
-        let port = parse(&format!("http.listen = {proposed}")).http.listen.port();
+        let port = parse(&format!("http.listen = {proposed}\nhttp.tokens = \"t\"\nhttp.insecure = true")).http.listen.port();
         assert_ne!(port, 0, "what is proposed is taken");
+    }
+}
+
+#[test]
+fn beyond_this_machine_it_wants_tokens_and_tls() {
+    let everyone = "beyond this machine everyone could read and write: name a file of tokens in http.tokens";
+    let overheard = "beyond this machine tokens could be overheard: set http.tls.certificate and http.tls.key, or listen on 127.0.0.1:80, or set \
+                     http.insecure = true";
+    let (tokens, tls, insecure) = ("http.tokens = \"t\"\n", "http.tls = { certificate = \"c\", key = \"k\" }\n", "http.insecure = true\n");
+    for listen in ["0.0.0.0:80", "10.0.0.1:80", "[::]:80", "[::ffff:10.0.0.1]:80", "[fe80::1]:80"] {
+        for (more, refusal) in [
+            (String::new(), Some(everyone)),
+            (tls.to_owned(), Some(everyone)),
+            (insecure.to_owned(), Some(everyone)),
+            (tls.to_owned() + insecure, Some(everyone)),
+            (tokens.to_owned(), Some(overheard)),
+            (tokens.to_owned() + tls, None),
+            (tokens.to_owned() + insecure, None),
+        ] {
+            let text = format!("http.listen = \"{listen}\"\n{more}");
+            match (Config::parse(&format!("house = \"h\"\n{text}")), refusal) {
+                (Ok(_), None) => {}
+                (Err(error), Some(refusal)) => {
+                    let expected = format!("http.listen = \"{listen}\": {refusal}");
+                    assert!(error.to_string().starts_with(&expected), "{text}: {error}");
+                }
+                (other, _) => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+    for listen in ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+        parse(&format!("http.listen = \"{listen}\""));
+    }
+    for (text, refusal) in [
+        ("http.tls.key = \"k\"", "http.tls.certificate = (missing): http.tls.key is set: name both PEM files, or none"),
+        ("http.tls.certificate = \"c\"", "http.tls.key = (missing): http.tls.certificate is set: name both PEM files, or none"),
+        ("http.hosts = [\"a:80\"]", "http.hosts = \"a:80\": write names or IP addresses, without scheme and port"),
+        ("http.hosts = [\"\"]", "http.hosts = \"\": write names"),
+        ("http.hosts = \"a\"", "http.hosts = \"a\": write a list"),
+        ("http.token = \"t\"", "http.token: no such setting: did you mean http.tokens?"),
+    ] {
+        assert!(refused(text).starts_with(refusal), "{}", refused(text));
     }
 }
 
@@ -189,7 +231,7 @@ fn the_environment_wins() {
     let set = |name: &str, value: &str| with_variable(name, value).unwrap_or_else(|e| panic!("{name}: {e}"));
     assert_eq!(set("STATEHOUSE__HOUSE", "123").house, "123", "a text stays one");
     assert_eq!(set("STATEHOUSE__WORKERS", "3").workers, Some(3));
-    assert_eq!(set("STATEHOUSE__HTTP__LISTEN", "0.0.0.0:80").http.listen.port(), 80);
+    assert_eq!(set("STATEHOUSE__HTTP__LISTEN", "127.0.0.2:80").http.listen.port(), 80);
     assert_eq!(set("STATEHOUSE__SOURCE__MAX_FUTURE_SKEW", "1m").source.max_future_skew, Duration::from_secs(60));
     assert_eq!(set("STATEHOUSE__SOURCE__START", "5").source.start, Start::Timestamp(5));
     assert_eq!(set("STATEHOUSE__SOURCE__AGENT", "{ header = \"who\" }").source.agent, AgentFrom::Header { header: "who".into() });

@@ -7,6 +7,7 @@ use clap::Args;
 use super::ConfigArgs;
 use crate::{
     config::{LogKind, registry::Registry},
+    http::Access,
     log::kafka,
 };
 
@@ -26,6 +27,7 @@ impl CheckConfig {
     pub(super) fn run(&self, registry: &Registry) -> Result<(), Box<dyn Error>> {
         let config = self.config.load()?;
         config.plan(registry)?;
+        Access::load(&config.http)?;
         if config.log == LogKind::Kafka {
             kafka::check_settings(&config)?;
         }

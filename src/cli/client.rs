@@ -2,14 +2,13 @@
 //!
 //! Outside the flow, as any client. What is asked goes to stdout, as text for people or as the house's own JSON; what went wrong goes to
 //! stderr. Exit codes: 0, it is done; 1, the house said no, or did not apply a write in time, or can't tell; 2, it could not be asked.
-//!
-//! Known limitation: plain http only, and no credentials: the house has neither TLS nor authentication yet.
 
 mod house;
 mod show;
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -42,6 +41,15 @@ pub(super) struct Ask {
     /// Where the house listens.
     #[arg(long, env = "STATEHOUSE_URL", default_value = "http://127.0.0.1:7717", value_name = "URL")]
     url: String,
+    /// A file with a bearer token, where the house wants one.
+    #[arg(long, env = "STATEHOUSE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A PEM file with the certificate that vouches for the house's, for https; default: whom this machine trusts.
+    #[arg(long, env = "STATEHOUSE_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Send the token over plain http to another machine, too.
+    #[arg(long)]
+    insecure: bool,
     /// Show the house's JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -50,7 +58,8 @@ pub(super) struct Ask {
 /// How long a write may take.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Patience {
-    /// How long to wait until the write is applied and committed; 0s: not at all. A house with default settings takes at most 24s.
+    /// How long to wait until the write is applied and committed; 0s: not at all. A house with default settings takes at most 24s. All of the
+    /// write takes at most a second longer (6s for 0s); whether it is written is not known then.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     wait: Duration,
 }
@@ -178,14 +187,14 @@ pub(super) fn run(command: &ClientCommand) -> ExitCode {
 
 impl Get {
     fn run(&self) -> Result<(), Failure> {
-        let answer = House::at(&self.ask.url)?.get(&format!("/v1/objects/{}", segment(&self.object)))?;
+        let answer = House::at(&self.ask)?.get(&format!("/v1/objects/{}", segment(&self.object)))?;
         self.ask.show(&answer, show::object)
     }
 }
 
 impl Explain {
     fn run(&self) -> Result<(), Failure> {
-        let answer = House::at(&self.ask.url)?.get(&format!("/v1/objects/{}/explain", segment(&self.object)))?;
+        let answer = House::at(&self.ask)?.get(&format!("/v1/objects/{}/explain", segment(&self.object)))?;
         self.ask.show(&answer, show::explanation)
     }
 }
@@ -196,7 +205,7 @@ const PAGE: usize = 100;
 impl List {
     /// Shows each page as it comes. As JSON: one object per line.
     fn run(&self) -> Result<(), Failure> {
-        let house = House::at(&self.ask.url)?;
+        let house = House::at(&self.ask)?;
         let mut filter = format!("/v1/objects?prefix={}", segment(&self.prefix));
         if let Some(state) = &self.state {
             filter += &format!("&state={}", segment(state));
@@ -220,7 +229,7 @@ impl List {
 
 impl Report {
     fn run(&self) -> Result<(), Failure> {
-        let house = House::at(&self.ask.url)?;
+        let house = House::for_write(&self.ask, &self.patience)?;
         let wait = self.patience.param();
         let target = format!("/v1/objects/{}/reports/{}?{wait}", segment(&self.object), segment(&self.agent));
         let Some(state) = &self.state else {
@@ -236,7 +245,7 @@ impl Report {
 
 impl Override {
     fn run(&self) -> Result<(), Failure> {
-        let house = House::at(&self.ask.url)?;
+        let house = House::for_write(&self.ask, &self.patience)?;
         let target = format!("/v1/objects/{}/override?{}", segment(&self.object), self.patience.param());
         let Some(state) = &self.state else { return self.ask.written(&house.delete(&target)?, &self.patience) };
         let mut body = Map::from_iter([("state".to_owned(), Value::from(state.as_str()))]);
@@ -247,7 +256,7 @@ impl Override {
 
 impl Purge {
     fn run(&self) -> Result<(), Failure> {
-        let house = House::at(&self.ask.url)?;
+        let house = House::for_write(&self.ask, &self.patience)?;
         let answer = house.delete(&format!("/v1/objects/{}?{}", segment(&self.object), self.patience.param()))?;
         self.ask.written(&answer, &self.patience)
     }

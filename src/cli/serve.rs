@@ -1,5 +1,6 @@
-//! `serve`: opens the log, runs the house and its HTTP server, and ends both in order.
+//! `serve`: runs the HTTP server, opens the log, runs the house, and ends all in order.
 //!
+//! HTTP answers from the first moment on: opening the log may take as long as its brokers are away, and who asks should be told so.
 //! At the first SIGTERM or SIGINT http stops taking connections and answers what it has, then the house commits what is open and leaves
 //! its group. A second signal ends the process at once: what is committed stands.
 
@@ -17,7 +18,8 @@ use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
+    task::JoinHandle,
 };
 
 use super::ConfigArgs;
@@ -25,7 +27,7 @@ use crate::{
     config::{Config, LogKind, registry::Registry},
     decode::Decoder,
     house::{self, HouseHandle, Surroundings},
-    http::{self, Front},
+    http::{self, Access, Entrance, Front},
     log::{Log, LogError, kafka, local},
     metrics::Metrics,
 };
@@ -48,15 +50,16 @@ impl Serve {
         let decoder = Arc::new(Decoder::new(&config.source)?);
         let runtime = Builder::new_multi_thread().worker_threads(HTTP_THREADS).thread_name("http").enable_all().build()?;
         let stop = Stop::listen(&runtime)?;
-        // Before the log is opened, which may take long: an address that is taken should be known at once.
-        let listener = runtime.block_on(bind(&config))?;
-        let Some(log) = open(&config, &stop)? else { return Ok(()) };
         let metrics = Metrics::new();
+        let entrance = Entrance::new(Access::load(&config.http)?, &metrics, &config.http);
+        let (close, closed) = oneshot::channel();
+        let serving = serve_http(&runtime, runtime.block_on(bind(&config))?, &entrance, stop.or(closed))?;
+        let Some(log) = open(&config, &stop, &entrance)? else { return Ok(runtime.block_on(serving)??) };
         let around = Surroundings { metrics: Arc::clone(&metrics), ..Surroundings::default() };
         let house = house::start(&config, &plan, log, around)?;
         tracing::info!(house = config.house, workers = config.worker_count(), "the house is open");
-        let front = Front::new(house.desk().clone(), metrics, decoder, config.http);
-        let served = runtime.block_on(http::serve(listener, front, stop.or_end_of(&house)));
+        entrance.open(Front::new(house.desk().clone(), metrics, decoder, config.http));
+        let served = runtime.block_on(served(serving, &house, close));
         house.stop();
         house.wait()?;
         served?;
@@ -72,11 +75,43 @@ async fn bind(config: &Config) -> Result<TcpListener, String> {
         .map_err(|error| format!("http.listen = \"{address}\": {error}; choose an address that is free and of this machine"))
 }
 
+/// Begins to answer; where access hangs on files, SIGHUP has them read again (and ends the process no more).
+fn serve_http(
+    runtime: &Runtime,
+    listener: TcpListener,
+    entrance: &Entrance,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<Serving> {
+    let _inside = runtime.enter();
+    if entrance.access().has_files() {
+        let (mut hangup, access) = (signal(SignalKind::hangup())?, entrance.access().clone());
+        runtime.spawn(async move {
+            while hangup.recv().await.is_some() {
+                access.renew();
+            }
+        });
+    }
+    Ok(runtime.spawn(http::serve(listener, entrance.clone(), shutdown)))
+}
+
+/// Until HTTP has ended: when asked to, or because the house did.
+async fn served(mut serving: Serving, house: &HouseHandle, close: oneshot::Sender<()>) -> Result<(), Box<dyn Error>> {
+    let mut standing = house.standing();
+    tokio::select! {
+        served = &mut serving => return Ok(served??),
+        _ = standing.wait_for(|standing| standing.stopping) => drop(close),
+    }
+    Ok(serving.await??)
+}
+
 /// None: asked to stop before the log was there.
-fn open(config: &Config, stop: &Stop) -> Result<Option<Log>, LogError> {
+fn open(config: &Config, stop: &Stop, entrance: &Entrance) -> Result<Option<Log>, LogError> {
     let opened = match config.log {
         LogKind::Local => local::open(&config.local, &config.house),
-        LogKind::Kafka => kafka::open_while(config, &|| !stop.is_asked()),
+        LogKind::Kafka => {
+            entrance.wait_for(&format!("Kafka at {} is being asked (kafka.brokers)", config.kafka.brokers));
+            kafka::open_while(config, &kafka::Waiting { keep_trying: &|| !stop.is_asked(), tell: &|why| entrance.wait_for(why) })
+        }
     };
     match opened {
         Ok(log) => Ok(Some(log)),
@@ -84,6 +119,9 @@ fn open(config: &Config, stop: &Stop) -> Result<Option<Log>, LogError> {
         Err(error) => Err(error),
     }
 }
+
+/// The HTTP server at its work.
+type Serving = JoinHandle<std::io::Result<()>>;
 
 /// Whether a signal asked the process to end.
 struct Stop {
@@ -118,13 +156,13 @@ impl Stop {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Until a signal comes, or the house ends by itself.
-    fn or_end_of(&self, house: &HouseHandle) -> impl Future<Output = ()> + use<> {
-        let (mut told, mut standing) = (self.told.clone(), house.standing());
+    /// Until a signal comes, or the other end of `closed` is dropped.
+    fn or(&self, closed: oneshot::Receiver<()>) -> impl Future<Output = ()> + Send + use<> {
+        let mut told = self.told.clone();
         async move {
             tokio::select! {
                 _ = told.changed() => {}
-                _ = standing.wait_for(|standing| standing.stopping) => {}
+                _ = closed => {}
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The ranges of settings, with their units, and what must hold between them.
 
-use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use super::{AgentFrom, Config, ConfigError, LogKind, STATE_BYTES_MAX, SourceConfig, SourceFormat};
+use super::{AgentFrom, Config, ConfigError, HttpConfig, LogKind, STATE_BYTES_MAX, SourceConfig, SourceFormat, rules::MISSING};
 use crate::chunk::PIECE_BYTES_MAX;
 
 /// More threads than this help nobody.
@@ -70,6 +70,7 @@ impl Config {
     fn check_http(&self) -> Result<(), ConfigError> {
         const TIMES_MS: RangeInclusive<u64> = 100..=3_600_000;
         let http = &self.http;
+        http.check_reach()?;
         within("http.max_connections", http.max_connections, 1..=65_536, "connections")?;
         within("http.max_body_bytes", http.max_body_bytes, 1 << 10..=1 << 30, "bytes")?;
         within("http.header_timeout_ms", http.header_timeout_ms, TIMES_MS, "milliseconds")?;
@@ -78,6 +79,41 @@ impl Config {
         within("http.max_list", http.max_list, 1..=100_000, "objects")?;
         within("http.queue_questions", http.queue_questions, 1..=1_000_000, "questions")
     }
+}
+
+impl HttpConfig {
+    /// Checks that nobody beyond this machine can ask without a token, or be overheard.
+    fn check_reach(&self) -> Result<(), ConfigError> {
+        let (has_certificate, has_key) = (self.tls.certificate.is_some(), self.tls.key.is_some());
+        if has_certificate != has_key {
+            let (missing, other) = if has_key { ("certificate", "key") } else { ("key", "certificate") };
+            let fix = format!("http.tls.{other} is set: name both PEM files, or none");
+            return Err(ConfigError::setting(format!("http.tls.{missing}"), &MISSING, fix));
+        }
+        if let Some(name) = self.hosts.iter().find(|name| !is_host(name)) {
+            return Err(ConfigError::setting("http.hosts", &quoted(name), "write names or IP addresses, without scheme and port"));
+        }
+        let refused = |fix: String| Err(ConfigError::setting("http.listen", &quoted(&self.listen.to_string()), fix));
+        let port = self.listen.port();
+        if !self.is_loopback() && self.tokens.is_none() {
+            return refused(format!(
+                "beyond this machine everyone could read and write: name a file of tokens in http.tokens (`statehouse token` makes them), \
+                 or listen on 127.0.0.1:{port}"
+            ));
+        }
+        if !self.is_loopback() && !has_certificate && !self.insecure {
+            return refused(format!(
+                "beyond this machine tokens could be overheard: set http.tls.certificate and http.tls.key, or listen on 127.0.0.1:{port}, or \
+                 set http.insecure = true if something in front of it does TLS"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    (is_plain && (1..=253).contains(&name.len())) || name.parse::<IpAddr>().is_ok()
 }
 
 impl SourceConfig {

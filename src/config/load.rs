@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, Origin, RuleConfig, rules, wording};
+use super::{Config, ConfigError, Origin, RuleConfig, TlsConfig, rules, wording};
 
 /// Variables of the environment that begin with it are settings.
 const PREFIX: &str = "STATEHOUSE__";
@@ -64,6 +64,8 @@ impl Config {
         sample.rules.push(RuleConfig::majority());
         let topics = sample.topics();
         sample.workers = Some(1);
+        sample.http.tokens = Some("tokens.toml".into());
+        sample.http.tls = TlsConfig { certificate: Some("certificate.pem".into()), key: Some("key.pem".into()) };
         sample.topics.source = Some(topics.source);
         sample.topics.sink = Some(topics.sink);
         sample.topics.checkpoint = Some(topics.checkpoint);

@@ -285,9 +285,17 @@ impl Default for LocalConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
-    /// Where it listens. Everyone who reaches it may read and write.
+    /// Where it listens. Beyond loopback only with `tokens` and TLS.
     #[serde(deserialize_with = "listen")]
     pub listen: SocketAddr,
+    /// The file with the digests of bearer tokens; none: everyone who reaches it may read and write.
+    pub tokens: Option<PathBuf>,
+    /// TLS; none: plain HTTP.
+    pub tls: TlsConfig,
+    /// Whether plain HTTP may be spoken beyond loopback: where something in front of it does TLS.
+    pub insecure: bool,
+    /// Names under which it may be asked; none: on loopback those of loopback only, elsewhere any.
+    pub hosts: Vec<String>,
     /// Connections at a time; further ones wait.
     pub max_connections: usize,
     /// The largest request body.
@@ -304,10 +312,32 @@ pub struct HttpConfig {
     pub queue_questions: usize,
 }
 
+/// `[http.tls]`: who the server says it is. Both or none.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// A PEM file: the server's certificate, followed by those that vouch for it.
+    pub certificate: Option<PathBuf>,
+    /// A PEM file: its private key.
+    pub key: Option<PathBuf>,
+}
+
+impl HttpConfig {
+    /// Whether only this machine can reach it.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
+    }
+}
+
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 7717).into(),
+            tokens: None,
+            tls: TlsConfig::default(),
+            insecure: false,
+            hosts: Vec::new(),
             max_connections: 1024,
             max_body_bytes: 8 << 20,
             header_timeout_ms: 10_000,
@@ -319,8 +349,8 @@ impl Default for HttpConfig {
     }
 }
 
-/// Reads an address to listen on. Names are not looked up: there is no authentication, so where it listens must be just what it says,
-/// and a name may stand for several addresses, and for others tomorrow.
+/// Reads an address to listen on. Names are not looked up: where it listens decides what it asks of clients, so it must be just what it
+/// says, and a name may stand for several addresses, and for others tomorrow.
 ///
 /// # Errors
 /// When, and only when, it is no IP address with a port: says what to write instead.

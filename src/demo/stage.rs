@@ -23,7 +23,7 @@ use crate::{
     config::{Config, registry::Registry},
     decode::Decoder,
     house::{self, HouseHandle, Surroundings},
-    http::{self, Front},
+    http::{self, Access, Entrance, Front},
     log::local::{self, LocalReader},
 };
 
@@ -55,6 +55,10 @@ impl Stage {
         let directory = Directory::made()?;
         let mut config = Config::parse(world::CONFIG)?;
         config.local.path.clone_from(&directory.0);
+        if let Some(listen) = listen {
+            config.http.listen = listen;
+            config.check()?;
+        }
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|error| DemoError::Start("threads for HTTP".to_owned(), error))?;
         let listener = runtime.block_on(bind(listen, config.http.listen))?;
@@ -66,9 +70,11 @@ impl Stage {
         let metrics = Arc::clone(&around.metrics);
         let house = house::start(&config, &plan, log, around)?;
         let decoder = Arc::new(Decoder::new(&config.source)?);
-        let front = Front::new(house.desk().clone(), metrics, decoder, config.http.clone());
+        let front = Front::new(house.desk().clone(), Arc::clone(&metrics), decoder, config.http.clone());
+        let entrance = Entrance::new(Access::load(&config.http)?, &metrics, &config.http);
+        entrance.open(front);
         let (close_http, closed) = oneshot::channel::<()>();
-        let serving = runtime.spawn(http::serve(listener, front, async { drop(closed.await) }));
+        let serving = runtime.spawn(http::serve(listener, entrance, async { drop(closed.await) }));
         let ended = hear_the_end(&runtime, &house);
         let (url, usual) = (format!("http://{address}"), address == config.http.listen);
         Ok(Self { url, usual, sink, house, ended, close_http, serving, runtime, directory })

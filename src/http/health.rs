@@ -1,15 +1,23 @@
-//! For operators: is it alive, is it ready, what does it count, what is it.
+//! For operators: is it alive, is it ready, what does it count, what is it. Whether it is alive or ready anybody may ask; why not, only who
+//! may read.
 
 use std::time::Duration;
 
 use axum::{
+    Extension,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
-use super::{Front, json::Json, params::Params, problem::Problem};
+use super::{
+    Front,
+    access::{self, Caller, Scope},
+    json::Json,
+    params::Params,
+    problem::Problem,
+};
 use crate::{board::PartitionStanding, desk::Desk, metrics::Staleness};
 
 /// How long a scrape waits for the count of objects before it leaves it out.
@@ -22,8 +30,12 @@ pub(super) async fn livez() -> &'static str {
 
 /// 200 if requests are answered in full, 503 and the reasons if not. `?verbose` shows every check; `?exclude=log` leaves one (or several,
 /// by comma) out: with that an instance stays in service with stale reads while the log is away.
-pub(super) async fn readyz(State(front): State<Front>, params: Params) -> Result<Response, Problem> {
+pub(super) async fn readyz(State(front): State<Front>, Extension(caller): Extension<Caller>, params: Params) -> Result<Response, Problem> {
     params.only(&["verbose", "exclude"])?;
+    let may_know = caller.may(Scope::Read);
+    if params.get("verbose").is_some() && !may_know {
+        return Err(access::unauthorized());
+    }
     let excluded: Vec<_> = params.get("exclude").into_iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty()).collect();
     let checks = checks(&front.desk);
     if let Some(unknown) = excluded.iter().find(|name| checks.iter().all(|check| check.name != **name)) {
@@ -32,7 +44,7 @@ pub(super) async fn readyz(State(front): State<Front>, params: Params) -> Result
     }
     let ready = checks.iter().all(|check| check.trouble.is_none() || excluded.contains(&check.name));
     let mut text = String::new();
-    if !ready || params.get("verbose").is_some() {
+    if may_know && (!ready || params.get("verbose").is_some()) {
         text = checks.iter().map(|check| check.line(&excluded)).collect();
     }
     text.push_str(if ready { "ok\n" } else { "not ready\n" });
@@ -85,7 +97,11 @@ pub(super) async fn metrics(State(front): State<Front>) -> Response {
     let objects = tokio::time::timeout(SUMMARY_WAIT, front.desk.summary()).await;
     let objects = objects.ok().and_then(Result::ok).map(|answered| answered.value);
     let age_ms = front.desk.stale_ms(&front.desk.standing());
-    let text = front.metrics.scrape(objects.as_ref(), Staleness { age_ms });
+    exposition(front.metrics.scrape(objects.as_ref(), Staleness { age_ms }))
+}
+
+/// Metrics as they are scraped.
+pub(super) fn exposition(text: String) -> Response {
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 

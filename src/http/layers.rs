@@ -1,6 +1,9 @@
 //! What every request passes: the bound on its whole time, the headers of every answer, the counting.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -10,18 +13,23 @@ use axum::{
 };
 use tokio::time::timeout;
 
-use super::{
-    Front,
-    problem::{self, Problem},
-};
+use super::problem::{self, Problem};
+use crate::{config::HttpConfig, metrics::Metrics};
 
 /// Under which route requests are counted that match none.
 const NO_ROUTE: &str = "(none)";
 
+/// What bounds clients, and where they are counted.
+#[derive(Clone)]
+pub(super) struct Bounds {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) limits: Arc<HttpConfig>,
+}
+
 /// Bounds, completes and counts a request.
-pub(super) async fn observe(State(front): State<Front>, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+pub(super) async fn observe(State(bounds): State<Bounds>, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let time = Duration::from_millis(front.limits.request_timeout_ms);
+    let time = Duration::from_millis(bounds.limits.request_timeout_ms);
     let mut response = timeout(time, next.run(request)).await.unwrap_or_else(|_| {
         let detail = format!("no answer within {}; a write may have been made all the same", humantime::format_duration(time));
         Problem::new(problem::REQUEST_TIMEOUT, detail).into_response()
@@ -30,7 +38,7 @@ pub(super) async fn observe(State(front): State<Front>, route: Option<MatchedPat
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
-    front.metrics.http_request(route, response.status().as_u16(), began.elapsed());
+    bounds.metrics.http_request(route, response.status().as_u16(), began.elapsed());
     response
 }
 

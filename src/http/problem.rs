@@ -18,6 +18,8 @@ pub(super) struct Problem {
     kind: Kind,
     detail: String,
     more: Map<String, Value>,
+    /// What the client is to prove, as `WWW-Authenticate` says it.
+    challenge: Option<&'static str>,
 }
 
 /// The kinds of refusals: last part of the type, status, title.
@@ -25,12 +27,17 @@ pub(super) struct Problem {
 pub(super) struct Kind(&'static str, StatusCode, &'static str);
 
 pub(super) const INVALID: Kind = Kind("validation-failed", StatusCode::BAD_REQUEST, "The request is not valid");
+pub(super) const UNAUTHORIZED: Kind = Kind("unauthorized", StatusCode::UNAUTHORIZED, "Who asks is not known");
+pub(super) const FORBIDDEN: Kind = Kind("forbidden", StatusCode::FORBIDDEN, "Not with this token");
 pub(super) const OBJECT_NOT_FOUND: Kind = Kind("object-not-found", StatusCode::NOT_FOUND, "No such object");
 pub(super) const NO_SUCH_PATH: Kind = Kind("path-not-found", StatusCode::NOT_FOUND, "No such path");
 pub(super) const NO_SUCH_METHOD: Kind = Kind("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "Not a method of this path");
 pub(super) const BODY_TIMEOUT: Kind = Kind("body-timeout", StatusCode::REQUEST_TIMEOUT, "The body did not come in time");
 pub(super) const TOO_LARGE: Kind = Kind("too-large", StatusCode::PAYLOAD_TOO_LARGE, "Too large");
 pub(super) const MEDIA_TYPE: Kind = Kind("media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not a media type of this path");
+pub(super) const HOST_NOT_SERVED: Kind = Kind("host-not-served", StatusCode::MISDIRECTED_REQUEST, "Not a name of this server");
+pub(super) const TOO_MANY_FAILURES: Kind = Kind("too-many-failures", StatusCode::TOO_MANY_REQUESTS, "Too many failures");
+pub(super) const STARTING: Kind = Kind("starting", StatusCode::SERVICE_UNAVAILABLE, "The house is not open yet");
 const NOT_OWNER: Kind = Kind("not-owner", StatusCode::MISDIRECTED_REQUEST, "Another instance owns it");
 const RESTORING: Kind = Kind("partition-restoring", StatusCode::SERVICE_UNAVAILABLE, "The state is being restored");
 pub(super) const OVERLOADED: Kind = Kind("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too much at once");
@@ -41,7 +48,7 @@ const OUTCOME_UNKNOWN: Kind = Kind("write-outcome-unknown", StatusCode::GATEWAY_
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), more: Map::new() }
+        Self { kind, detail: detail.into(), more: Map::new(), challenge: None }
     }
 
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
@@ -51,6 +58,12 @@ impl Problem {
     /// Adds a member to the problem.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Tells what the client is to prove.
+    pub(super) fn challenging(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(challenge);
         self
     }
 
@@ -74,7 +87,7 @@ impl Problem {
         });
         let members = problem.as_object_mut().expect("it was made as an object");
         members.extend(self.more.clone());
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if is_for_now(status) {
             members.insert("retry_after_ms".to_owned(), RETRY_AFTER_MS.into());
         }
         problem
@@ -86,11 +99,19 @@ impl IntoResponse for Problem {
         let mut response = (self.status(), json::line(&self.json())).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+        if is_for_now(self.status()) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_MS.div_ceil(1_000)));
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }
+}
+
+/// Whether the same may be answered in a while.
+fn is_for_now(status: StatusCode) -> bool {
+    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
 }
 
 impl From<Unavailable> for Problem {

@@ -1,30 +1,33 @@
-//! The accept loop, and what bounds a connection: how many there are, how long a head may take (and a kept-alive connection rest), how
-//! large it may be, how slowly an answer may be read.
+//! The accept loop, and what bounds a connection: how many there are, how long a handshake and a head may take (and a kept-alive connection
+//! rest), how large a head may be, how slowly an answer may be read. What access hangs on is looked at again every few seconds.
 //!
 //! Known limitation: the bound on connections is common to all clients, not per address.
 
 use std::{
     io,
+    net::IpAddr,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
-use super::{Front, router, stall::Stalling};
+use super::{Entrance, stall::Stalling};
 
+/// How long a TLS handshake may take; less where heads must come sooner.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// How often files with tokens and certificates are looked at.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// How many headers a request may have.
 const HEADERS_MAX: usize = 64;
 /// How large a request's head may be: room for the longest names and a cursor, percent-encoded.
@@ -45,21 +48,24 @@ connection: close\r\ncontent-length: 113\r\n\r\n\
 ///
 /// # Errors
 /// When, and only when, the listener's address can't be told.
-pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, entrance: Entrance, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        warn!(%address, "listening beyond this machine without authentication or TLS: anybody who can reach it can read and write");
+    if !address.ip().to_canonical().is_loopback() && entrance.access().acceptor().is_none() {
+        warn!(%address, "plain HTTP beyond this machine (http.insecure): something in front of it must keep tokens secret");
     }
     info!(%address, "http listens");
     let (close, closing) = watch::channel(());
-    let mut door = Door::new(front, closing);
+    let mut renewal = interval(RENEW_EVERY);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut door = Door::new(entrance, closing);
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = door.connections.join_next() => {}
+            _ = renewal.tick() => door.entrance.access().renew(),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => door.admit(stream),
+                Ok((stream, from)) => door.admit(stream, from.ip()),
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -79,8 +85,7 @@ pub async fn serve(listener: TcpListener, front: Front, shutdown: impl Future<Ou
 
 /// What connections share.
 struct Door {
-    front: Front,
-    service: TowerToHyperService<axum::Router>,
+    entrance: Entrance,
     slots: Arc<Semaphore>,
     connections: JoinSet<()>,
     closing: watch::Receiver<()>,
@@ -88,57 +93,87 @@ struct Door {
 }
 
 impl Door {
-    fn new(front: Front, closing: watch::Receiver<()>) -> Self {
-        let service = TowerToHyperService::new(router(front.clone()));
-        let slots = Arc::new(Semaphore::new(front.limits.max_connections));
-        Self { front, service, slots, connections: JoinSet::new(), closing, refused: None }
+    fn new(entrance: Entrance, closing: watch::Receiver<()>) -> Self {
+        let slots = Arc::new(Semaphore::new(entrance.bounds().limits.max_connections));
+        Self { entrance, slots, connections: JoinSet::new(), closing, refused: None }
     }
 
-    fn admit(&mut self, stream: TcpStream) {
+    fn admit(&mut self, stream: TcpStream, from: IpAddr) {
         match Arc::clone(&self.slots).try_acquire_owned() {
-            Ok(slot) => self.answer(stream, slot),
+            Ok(slot) => self.answer(stream, from, slot),
             Err(_) => self.refuse(&stream),
         }
     }
 
-    /// Says no without waiting for anything: neither for what the client sends nor for it to read this.
+    /// Says no without waiting for anything: neither for what the client sends nor for it to read this. Where it speaks TLS, without a word.
     fn refuse(&mut self, stream: &TcpStream) {
-        self.front.metrics.http_refused();
+        let bounds = self.entrance.bounds();
+        bounds.metrics.http_refused();
         if self.refused.is_none_or(|last| last.elapsed() > REFUSED_QUIET) {
             self.refused = Some(Instant::now());
-            let max = self.front.limits.max_connections;
+            let max = bounds.limits.max_connections;
             warn!(max, "refusing connections: http.max_connections are open");
         }
-        let _ = stream.try_write(REFUSED);
+        if self.entrance.access().acceptor().is_none() {
+            let _ = stream.try_write(REFUSED);
+        }
     }
 
-    fn answer(&mut self, stream: TcpStream, slot: OwnedSemaphorePermit) {
-        let limits = &self.front.limits;
-        let open = self.front.metrics.http_connection();
+    fn answer(&mut self, stream: TcpStream, from: IpAddr, slot: OwnedSemaphorePermit) {
+        let bounds = self.entrance.bounds();
+        let open = bounds.metrics.http_connection();
         let _ = stream.set_nodelay(true); // only a matter of speed
-        let stream = Stalling::new(stream, Duration::from_millis(limits.write_timeout_ms));
+        let stream = Stalling::new(stream, Duration::from_millis(bounds.limits.write_timeout_ms));
+        let handshake = HANDSHAKE_MAX.min(Duration::from_millis(bounds.limits.header_timeout_ms));
+        let acceptor = self.entrance.access().acceptor();
+        let connection = Connection { entrance: self.entrance.clone(), from, closing: self.closing.clone() };
+        self.connections.spawn(async move {
+            let _held = (slot, open);
+            let Some(acceptor) = acceptor else { return connection.serve(stream).await };
+            let mut closing = connection.closing.clone();
+            let shaken = tokio::select! {
+                shaken = timeout(handshake, acceptor.accept(stream)) => shaken,
+                _ = closing.changed() => return,
+            };
+            match shaken {
+                Ok(Ok(stream)) => connection.serve(stream).await,
+                Ok(Err(error)) => debug!(%from, %error, "a TLS handshake failed"),
+                Err(_) => debug!(%from, "a TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+/// One client's.
+struct Connection {
+    entrance: Entrance,
+    from: IpAddr,
+    closing: watch::Receiver<()>,
+}
+
+impl Connection {
+    /// Answers its requests until either side has enough.
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let Self { entrance, from, mut closing } = self;
+        let header_timeout = Duration::from_millis(entrance.bounds().limits.header_timeout_ms);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_millis(limits.header_timeout_ms))
+            .header_read_timeout(header_timeout)
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), self.service.clone());
-        let mut closing = self.closing.clone();
-        self.connections.spawn(async move {
-            let _held = (slot, open);
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                _ = closing.changed() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                debug!(%error, "a connection ended early");
+            .serve_connection(TokioIo::new(stream), service_fn(move |request| entrance.answer(from, request)));
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            _ = closing.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
-        });
+        };
+        if let Err(error) = ended {
+            debug!(%error, "a connection ended early");
+        }
     }
 }
 

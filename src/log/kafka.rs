@@ -55,17 +55,33 @@ use crate::{
 /// # Errors
 /// When a setting or a topic is not as it must be, or the brokers refuse the user. Brokers that can't be reached are waited for.
 pub fn open(config: &Config) -> Result<Log, LogError> {
-    open_while(config, &|| true)
+    open_while(config, &Waiting::silent(&|| true))
 }
 
-/// As [`open`], but gives up waiting for brokers when `keep_trying` says no.
+/// How one waits for brokers.
+pub struct Waiting<'a> {
+    /// Whether to go on.
+    pub keep_trying: &'a dyn Fn() -> bool,
+    /// Told what is waited for, and why, in a sentence.
+    pub tell: &'a dyn Fn(&str),
+}
+
+impl<'a> Waiting<'a> {
+    /// Nobody is told anything.
+    #[must_use]
+    pub fn silent(keep_trying: &'a dyn Fn() -> bool) -> Self {
+        Self { keep_trying, tell: &|_| () }
+    }
+}
+
+/// As [`open`], but tells what it waits for, and gives up when asked to.
 ///
 /// # Errors
 /// As [`open`], and when it gave up.
-pub fn open_while(config: &Config, keep_trying: &dyn Fn() -> bool) -> Result<Log, LogError> {
+pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogError> {
     let settings = Arc::new(Settings::new(config)?);
     let readers = Readers::new(&settings)?;
-    let facts = topics::prepare(&settings, &readers.raw, keep_trying)?;
+    let facts = topics::prepare(&settings, &readers.raw, waiting)?;
     for warning in &facts.warnings {
         tracing::warn!("{warning}");
     }
@@ -82,7 +98,8 @@ pub fn open_while(config: &Config, keep_trying: &dyn Fn() -> bool) -> Result<Log
     let transactors = KafkaTransactors { grounds: Arc::new(grounds), roll: roll(), clock: Steady::default() };
     let mut committer = GroupCommitter::new(transactors, ownership.clone());
     let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), readers.clone()).of(facts.partitions);
-    committer.recover(keep_trying)?;
+    (waiting.tell)("the topics are as they must be; transactions are being started");
+    committer.recover(waiting.keep_trying)?;
     let partition_of = partition_of(settings.partitioner, facts.partitions);
     let checkpoint = GroupCheckpoint::new(
         names(&settings),
@@ -121,7 +138,7 @@ pub fn check(config: &Config, patience: Duration) -> Result<Vec<String>, LogErro
     let settings = Settings::new(config)?;
     let readers = Readers::new(&settings)?;
     let deadline = Instant::now() + patience;
-    topics::check(&settings, &readers.raw, &|| Instant::now() < deadline)
+    topics::check(&settings, &readers.raw, &Waiting::silent(&|| Instant::now() < deadline))
 }
 
 fn member(settings: &Settings, ownership: &Arc<Ownership>) -> Result<(Arc<BaseConsumer<Member>>, Arc<Wake>), LogError> {

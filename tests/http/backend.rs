@@ -40,6 +40,9 @@ pub(crate) struct World {
     next: [i64; PARTITIONS as usize],
     /// Appends fail with what this makes.
     pub(crate) refuse: Option<fn() -> AppendError>,
+    /// Appends are neither done nor refused.
+    pub(crate) swallow: bool,
+    swallowed: Vec<AppendDone>,
     /// What is appended is not applied.
     pub(crate) held: bool,
     /// What becomes of questions, where it is not an answer.
@@ -133,6 +136,9 @@ impl Backend {
 impl Appender for Backend {
     fn append(&self, key: &[u8], value: Option<&[u8]>, done: AppendDone) {
         let mut world = self.world();
+        if world.swallow {
+            return world.swallowed.push(done);
+        }
         if let Some(refuse) = world.refuse {
             return done(Err(refuse()));
         }

@@ -58,7 +58,7 @@ fn short_head() -> HttpConfig {
 fn a_dribbled_head_is_cut_off() {
     let server = Server::with(short_head());
     let mut stream = connect(server.address);
-    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\nx: ").unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx: ").unwrap();
     let took = dribble(&mut stream, b'x');
     assert!(took >= NOT_BEFORE, "cut off after {took:?}, before its time");
 }
@@ -75,7 +75,7 @@ fn a_connection_kept_alive_may_rest_but_not_for_ever() {
     let server = Server::with(short_head());
     let mut stream = connect(server.address);
     for _ in 0..3 {
-        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         assert_eq!(response(&mut stream).status, 200);
     }
     let (said, _) = until_cut_off(&mut stream);
@@ -87,7 +87,7 @@ fn a_body_that_stops_coming_is_refused() {
     let server = Server::with(short_head());
     for head in ["content-length: 100", "transfer-encoding: chunked"] {
         let mut stream = connect(server.address);
-        let request = format!("PUT /v1/objects/o/reports/a HTTP/1.1\r\nhost: test\r\n{head}\r\n\r\n");
+        let request = format!("PUT /v1/objects/o/reports/a HTTP/1.1\r\nhost: localhost\r\n{head}\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let began = Instant::now();
         let response = response(&mut stream);
@@ -102,7 +102,7 @@ fn a_body_that_stops_coming_is_refused() {
 fn a_dribbled_body_is_bounded_by_the_whole_requests_time() {
     let server = Server::with(HttpConfig { request_timeout_ms: SHORT_MS, ..HttpConfig::default() });
     let mut stream = connect(server.address);
-    stream.write_all(b"PUT /v1/objects/o/reports/a HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000\r\n\r\n").unwrap();
+    stream.write_all(b"PUT /v1/objects/o/reports/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n").unwrap();
     let took = dribble(&mut stream, b' ');
     assert!(took >= NOT_BEFORE, "cut off after {took:?}, before its time");
 }
@@ -118,7 +118,7 @@ fn a_worker_that_does_not_answer_does_not_keep_the_client() {
 #[test]
 fn large_bodies_are_refused_whether_they_say_so_or_not() {
     let server = Server::with(HttpConfig { max_body_bytes: 10_000, ..HttpConfig::default() });
-    let put = "PUT /v1/objects/o/reports/a HTTP/1.1\r\nhost: test\r\n";
+    let put = "PUT /v1/objects/o/reports/a HTTP/1.1\r\nhost: localhost\r\n";
     let mut declared = connect(server.address);
     declared.write_all(format!("{put}content-length: 10001\r\n\r\n").as_bytes()).unwrap(); // none of it is sent
     let mut chunked = connect(server.address);
@@ -136,7 +136,7 @@ fn all_bodies_together_are_bounded() {
     let server = Server::with(HttpConfig { max_body_bytes: 64 << 10, ..HttpConfig::default() });
     let begin = || {
         let mut stream = connect(server.address);
-        let head = "PUT /v1/objects/o/reports/a HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 65536\r\n\r\n";
+        let head = "PUT /v1/objects/o/reports/a HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 65536\r\n\r\n";
         stream.write_all(head.as_bytes()).unwrap();
         assert_eq!(response(&mut stream).status, 100);
         stream.write_all(&[b' '; 65_535]).unwrap();
@@ -179,7 +179,7 @@ fn heads_have_a_size() {
     ] {
         let mut stream = connect(server.address);
         // Neither must all of it be read, nor what is said about it arrive, once the server has had enough.
-        let _ = stream.write_all(format!("GET /livez HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{head}\r\n").as_bytes());
+        let _ = stream.write_all(format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{head}\r\n").as_bytes());
         let (said, _) = until_cut_off(&mut stream);
         assert_eq!(said.is_empty() || said.starts_with("HTTP/1.1 431 "), refused, "a head of {} bytes: {said}", head.len());
     }
@@ -190,7 +190,7 @@ fn connections_beyond_the_bound_are_refused_and_room_is_made_again() {
     let server = Server::with(HttpConfig { max_connections: 3, ..HttpConfig::default() });
     let mut open: Vec<_> = (0..3).map(|_| connect(server.address)).collect();
     for stream in &mut open {
-        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         assert_eq!(response(stream).status, 200);
     }
     let mut fourth = connect(server.address);
@@ -231,7 +231,7 @@ fn ask_for_much(server: &Server) -> TcpStream {
     let lines: Vec<_> = (0..50).map(|n| format!(r#"{{"object":"{}{n}","agent":"a","state":"x"}}"#, "o".repeat(4_000))).collect();
     assert_eq!(server.post_lines("/v1/reports?wait=5s", &lines.join("\n")).status, 200);
     let mut stream = connect(server.address);
-    stream.write_all("GET /v1/objects HTTP/1.1\r\nhost: test\r\n\r\n".repeat(ANSWERS).as_bytes()).unwrap();
+    stream.write_all("GET /v1/objects HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(ANSWERS).as_bytes()).unwrap();
     stream
 }
 
@@ -275,10 +275,10 @@ fn a_shutdown_lets_running_requests_end_and_takes_no_more() {
     let mut server = Server::start();
     server.house.world().held = true;
     let mut idle = connect(server.address);
-    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     assert_eq!(response(&mut idle).status, 200);
     let mut waiting = connect(server.address);
-    waiting.write_all(b"DELETE /v1/objects/o?wait=20s HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    waiting.write_all(b"DELETE /v1/objects/o?wait=20s HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     while server.house.world().log.is_empty() {
         std::thread::yield_now();
     }

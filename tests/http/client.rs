@@ -40,7 +40,7 @@ impl Response {
         assert!(self.body.ends_with("}\n"), "a prompt would stick to {self:?}");
         assert_eq!(problem["status"], self.status, "{self:?}");
         assert!(problem["title"].is_string() && problem["detail"].is_string(), "{self:?}");
-        assert_eq!(self.header("retry-after").is_some(), self.status == 503, "{self:?}");
+        assert_eq!(self.header("retry-after").is_some(), [429, 503].contains(&self.status), "{self:?}");
         problem["type"].as_str().unwrap().strip_prefix("/problems/").unwrap().to_owned()
     }
 }
@@ -75,7 +75,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn send(&self, method: &str, target: &str, body: Option<(&str, &str)>) -> Response {
         let mut stream = connect(self.address);
-        let mut request = format!("{method} {target} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+        let mut request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
         if let Some((kind, body)) = body {
             request += &format!("content-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         } else {

@@ -9,7 +9,7 @@ use std::{
 use statehouse::{
     config::{HttpConfig, SourceConfig},
     decode::Decoder,
-    http::{self, Front},
+    http::{self, Access, Entrance, Front},
     metrics::Metrics,
 };
 use tokio::{net::TcpListener, runtime::Builder, sync::oneshot};
@@ -21,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) house: Backend,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) entrance: Entrance,
+    front: Front,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -31,9 +33,27 @@ impl Server {
     }
 
     pub(crate) fn with(limits: HttpConfig) -> Self {
+        Self::made(limits, true)
+    }
+
+    /// With no house behind it until [`Server::open`].
+    pub(crate) fn before_the_house(limits: HttpConfig) -> Self {
+        Self::made(limits, false)
+    }
+
+    pub(crate) fn open(&self) {
+        self.entrance.open(self.front.clone());
+    }
+
+    fn made(limits: HttpConfig, is_open: bool) -> Self {
         let (house, metrics) = (Backend::new(), Metrics::new());
         let decoder = Arc::new(Decoder::new(&SourceConfig::default()).unwrap());
+        let entrance = Entrance::new(Access::load(&limits).unwrap(), &metrics, &limits);
         let front = Front::new(house.desk(), Arc::clone(&metrics), decoder, limits);
+        if is_open {
+            entrance.open(front.clone());
+        }
+        let way_in = entrance.clone();
         let (stop, stopped) = oneshot::channel();
         let (bound, address) = mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -41,10 +61,10 @@ impl Server {
             runtime.block_on(async {
                 let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
                 bound.send(listener.local_addr().unwrap()).unwrap();
-                http::serve(listener, front, async { drop(stopped.await) }).await.unwrap();
+                http::serve(listener, way_in, async { drop(stopped.await) }).await.unwrap();
             });
         });
-        Self { address: address.recv().unwrap(), house, metrics, stop: Some(stop), thread: Some(thread) }
+        Self { address: address.recv().unwrap(), house, metrics, entrance, front, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Tells it to shut down, without waiting.

@@ -125,6 +125,17 @@ fn what_is_not_applied_in_time_is_no_success() {
 }
 
 #[test]
+fn a_write_takes_no_longer_than_it_may_also_where_the_log_is_away() {
+    let server = Server::start();
+    server.house.world().swallow = true;
+    for arguments in [&["purge", "b", "--wait", "50ms"][..], &["report", "b", "up", "--agent", "a", "--wait", "50ms"]] {
+        let late = server.verb(arguments);
+        assert_eq!((late.code, late.out.as_str()), (1, ""), "{late:?}");
+        assert!(late.err.starts_with("statehouse: no answer within 1s 50ms: it may be written, and applied later, or not ("), "{late:?}");
+    }
+}
+
+#[test]
 fn a_write_that_another_instance_applies_is_no_success_either() {
     let server = Server::start();
     server.house.standing.send_modify(|standing| standing.partitions.retain(|partition, _| *partition != 1));
@@ -193,7 +204,7 @@ fn refusals_and_silence_have_their_codes() {
     let silent = verb(&format!("http://{nobody}"), &["get", "o"]);
     assert_eq!(silent.code, 2);
     assert!(silent.err.contains("is it running"), "{silent:?}");
-    for url in ["https://example.com", "127.0.0.1:7717", ""] {
+    for url in ["ftp://example.com", "127.0.0.1:7717", ""] {
         let wrong = verb(url, &["get", "o"]);
         assert_eq!(wrong.code, 2, "{url}: {wrong:?}");
     }

@@ -86,7 +86,7 @@ impl House {
     }
 
     pub fn refusal(&self) -> String {
-        let Err(error) = kafka::open_while(&self.config(), &|| false) else { panic!("the start must be refused") };
+        let Err(error) = kafka::open_while(&self.config(), &kafka::Waiting::silent(&|| false)) else { panic!("the start must be refused") };
         error.to_string()
     }
 }

@@ -20,6 +20,7 @@ use statehouse_dataflows::vocabulary::Partition;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
+    Waiting,
     context::Voice,
     drop_aside,
     settings::{BATCH_BYTES_MAX, MESSAGE_BYTES_MAX, Settings, make},
@@ -47,12 +48,13 @@ pub(super) struct Facts {
 /// Creates what is missing (unless it must not) and verifies the rest.
 ///
 /// # Errors
-/// When a topic is not as it must be, the brokers refuse us, or `keep_trying` says no while they can't be reached.
-pub(super) fn prepare(settings: &Settings, client: &BaseConsumer<Voice>, keep_trying: &dyn Fn() -> bool) -> Result<Facts, LogError> {
+/// When a topic is not as it must be, the brokers refuse us, or nobody waits any more while they can't be reached.
+pub(super) fn prepare(settings: &Settings, client: &BaseConsumer<Voice>, waiting: &Waiting<'_>) -> Result<Facts, LogError> {
     let mut said = Instant::now();
     loop {
-        match try_to_prepare(settings, client, keep_trying) {
-            Err(LogError::Unavailable(why)) if keep_trying() => {
+        match try_to_prepare(settings, client, waiting) {
+            Err(LogError::Unavailable(why)) if (waiting.keep_trying)() => {
+                (waiting.tell)(&why);
                 if said.elapsed() >= SAY_EVERY {
                     said = Instant::now();
                     tracing::warn!("{why}; trying on");
@@ -64,9 +66,9 @@ pub(super) fn prepare(settings: &Settings, client: &BaseConsumer<Voice>, keep_tr
     }
 }
 
-fn try_to_prepare(settings: &Settings, client: &BaseConsumer<Voice>, keep_trying: &dyn Fn() -> bool) -> Result<Facts, LogError> {
+fn try_to_prepare(settings: &Settings, client: &BaseConsumer<Voice>, waiting: &Waiting<'_>) -> Result<Facts, LogError> {
     let admin = Admin::new(settings)?;
-    let shapes = wait_for_brokers(settings, client, keep_trying)?;
+    let shapes = wait_for_brokers(settings, client, waiting)?;
     let wanted = wanted(settings, &shapes);
     let missing = wanted.iter().filter(|topic| !shapes.contains_key(topic.name)).collect::<Vec<_>>();
     if !missing.is_empty() {
@@ -83,8 +85,8 @@ fn try_to_prepare(settings: &Settings, client: &BaseConsumer<Voice>, keep_trying
 ///
 /// # Errors
 /// As [`prepare`]'s.
-pub(super) fn check(settings: &Settings, client: &BaseConsumer<Voice>, keep_trying: &dyn Fn() -> bool) -> Result<Vec<String>, LogError> {
-    let shapes = wait_for_brokers(settings, client, keep_trying)?;
+pub(super) fn check(settings: &Settings, client: &BaseConsumer<Voice>, waiting: &Waiting<'_>) -> Result<Vec<String>, LogError> {
+    let shapes = wait_for_brokers(settings, client, waiting)?;
     let wanted = wanted(settings, &shapes);
     let missing = wanted.iter().filter(|topic| !shapes.contains_key(topic.name)).collect::<Vec<_>>();
     if missing.is_empty() {
@@ -119,11 +121,7 @@ fn shapes(client: &BaseConsumer<Voice>) -> Result<BTreeMap<String, Shape>, Kafka
     Ok(there.map(|topic| (topic.name().to_owned(), shape(topic))).collect())
 }
 
-fn wait_for_brokers(
-    settings: &Settings,
-    client: &BaseConsumer<Voice>,
-    keep_trying: &dyn Fn() -> bool,
-) -> Result<BTreeMap<String, Shape>, LogError> {
+fn wait_for_brokers(settings: &Settings, client: &BaseConsumer<Voice>, waiting: &Waiting<'_>) -> Result<BTreeMap<String, Shape>, LogError> {
     let mut said = Instant::now();
     loop {
         let error = match shapes(client) {
@@ -139,7 +137,8 @@ fn wait_for_brokers(
             )));
         }
         let reason = format!("Kafka at {} can't be reached (kafka.brokers): {error}", settings.brokers());
-        if !keep_trying() {
+        (waiting.tell)(&reason);
+        if !(waiting.keep_trying)() {
             return Err(LogError::Unavailable(reason));
         }
         if said.elapsed() >= SAY_EVERY {
