@@ -8,13 +8,15 @@ use std::{
 use statehouse_dataflows::vocabulary::{Millis, Offset, Partition};
 use tokio::sync::watch;
 
-use crate::message::Note;
+use crate::message::{CopyPart, Note};
 
 /// Where the house stands, published by the flow for everyone to watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// By owned partition: how far it is.
     pub partitions: BTreeMap<Partition, PartitionStanding>,
+    /// By partition of another instance, or that is being taken over: its copy, once it is whole.
+    pub copies: BTreeMap<Partition, Option<CopyStanding>>,
     /// How often the state of each partition was dropped or given up: an answer across such an upheaval counts for nothing.
     pub upheavals: BTreeMap<Partition, u64>,
     /// Since when commits fail or are being recovered from; answers are at L and stale. None: all is well.
@@ -35,6 +37,15 @@ pub enum PartitionStanding {
         /// The first offset not applied and committed.
         next_offset: Offset,
     },
+}
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyStanding {
+    /// Its owner's records before this offset are in it.
+    pub next_offset: Offset,
+    /// When, by the wall-clock, that was last known to be all that is committed.
+    pub level_ms: Millis,
 }
 
 /// Publishes the standing.
@@ -89,10 +100,23 @@ impl Troubles {
         match note {
             Note::Restoring(partition) => {
                 standing.partitions.insert(*partition, PartitionStanding::Restoring);
+                standing.copies.remove(partition);
                 upheaval(standing, *partition);
+            }
+            Note::Copying(partition) => {
+                standing.copies.insert(*partition, None);
+                upheaval(standing, *partition);
+            }
+            Note::TakingOver(partition) => _ = standing.partitions.insert(*partition, PartitionStanding::Restoring),
+            Note::Copied(copies) => {
+                for CopyPart { partition, next_offset, level_ms } in copies {
+                    let known = standing.copies.entry(*partition); // it may be gone meanwhile
+                    known.and_modify(|copy| *copy = Some(CopyStanding { next_offset: *next_offset, level_ms: *level_ms }));
+                }
             }
             Note::Gone(partitions) => {
                 standing.partitions.retain(|partition, _| !partitions.contains(partition));
+                standing.copies.retain(|partition, _| !partitions.contains(partition));
                 partitions.iter().for_each(|partition| upheaval(standing, *partition));
             }
             Note::Committed(live) => {
@@ -101,6 +125,7 @@ impl Troubles {
                     // Only partitions that are still ours: the pump may have said meanwhile that one is gone.
                     let known = standing.partitions.entry(*partition);
                     known.and_modify(|known| *known = PartitionStanding::Live { next_offset: *next_offset });
+                    standing.copies.remove(partition); // it is taken over, and that is no upheaval
                 }
             }
             Note::Stale { since_ms, trouble } => self.commit = Some((*since_ms, trouble.clone())),
@@ -140,6 +165,32 @@ mod tests {
         board.apply(&Note::Committed(vec![(0, 7), (1, 9)]));
         let standing = board.watch().borrow().clone();
         assert_eq!(standing.partitions.into_iter().collect::<Vec<_>>(), [(0, PartitionStanding::Live { next_offset: 7 })]);
+    }
+
+    #[test]
+    fn a_copy_is_there_once_it_is_whole_and_until_it_is_taken_over() {
+        let board = Board::default();
+        let copied = |next_offset| Note::Copied(vec![CopyPart { partition: 3, next_offset, level_ms: 9 }]);
+        let of = |board: &Board| board.watch().borrow().copies.get(&3).copied();
+        board.apply(&copied(5));
+        assert_eq!(of(&board), None, "nobody makes one");
+        board.apply(&Note::Copying(3));
+        assert_eq!(of(&board), Some(None));
+        board.apply(&copied(7));
+        let whole = Some(Some(CopyStanding { next_offset: 7, level_ms: 9 }));
+        assert_eq!(of(&board), whole);
+        let before = board.watch().borrow().upheavals.clone();
+        board.apply(&Note::TakingOver(3));
+        assert_eq!(of(&board), whole, "it answers while it is proven");
+        board.apply(&Note::Committed(vec![(3, 8)]));
+        let standing = board.watch().borrow().clone();
+        assert_eq!((standing.copies.len(), &standing.partitions[&3]), (0, &PartitionStanding::Live { next_offset: 8 }));
+        assert_eq!(standing.upheavals, before, "its state was there all the time");
+        board.apply(&Note::Gone(vec![3]));
+        board.apply(&Note::Copying(3));
+        board.apply(&copied(9));
+        board.apply(&Note::Restoring(3));
+        assert_eq!(of(&board), None, "a plain restore begins with nothing");
     }
 
     #[test]

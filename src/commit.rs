@@ -157,6 +157,9 @@ impl Commit {
         let last: Seq = cut.end - 1;
         out.extend((0..self.settings.workers).map(|worker| Sent::Worker(worker, Notice::Committed(last))));
         out.push(Sent::Note(Note::Committed(live)));
+        if !cut.copies.is_empty() {
+            out.push(Sent::Note(Note::Copied(cut.copies.clone())));
+        }
     }
 }
 

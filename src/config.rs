@@ -48,6 +48,9 @@ pub struct Config {
     /// The Kafka log.
     #[serde(default)]
     pub kafka: KafkaConfig,
+    /// Warm copies of others' partitions.
+    #[serde(default)]
+    pub standby: StandbyConfig,
     /// The embedded log.
     #[serde(default)]
     pub local: LocalConfig,
@@ -113,6 +116,7 @@ impl Config {
             commit: CommitConfig::default(),
             topics: TopicsConfig::default(),
             kafka: KafkaConfig::default(),
+            standby: StandbyConfig::default(),
             local: LocalConfig::default(),
             http: HttpConfig::default(),
             rules: Vec::new(),

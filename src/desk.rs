@@ -33,6 +33,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Desk {
     parts: Arc<DeskParts>,
+    /// Whether copies answer for what is not live here.
+    copies: bool,
 }
 
 /// What a desk needs of the house.
@@ -69,7 +71,8 @@ pub struct Answered<T> {
     pub value: T,
     /// By partition that was asked: every record before this offset is in the answer, and perhaps later ones.
     pub position: BTreeMap<Partition, Offset>,
-    /// For how long commits have failed or been recovered from; none: the answer is not stale.
+    /// For how long commits have failed or been recovered from, or since when a copy is not known to be all that is committed; none: the
+    /// answer is not stale.
     pub stale_ms: Option<Millis>,
 }
 
@@ -107,7 +110,13 @@ impl Desk {
     /// A desk of these parts.
     #[must_use]
     pub fn new(parts: DeskParts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), copies: false }
+    }
+
+    /// The same desk, where warm copies answer, as stale ones, for what is not live here: others' partitions, and those being taken over.
+    #[must_use]
+    pub fn with_copies(&self) -> Self {
+        Self { parts: Arc::clone(&self.parts), copies: true }
     }
 
     /// One object; none: not known.
@@ -220,17 +229,18 @@ impl Desk {
     async fn about(&self, name: &str, ask: fn(Partition, Name) -> Ask) -> Result<Answered<Answer>, Unavailable> {
         let partition = (self.parts.partition_of)(name.as_bytes());
         let before = self.standing();
-        let position = BTreeMap::from([(partition, live(&before, partition)?)]);
+        let (offset, stale_ms) = self.place(&before, partition)?;
+        let position = BTreeMap::from([(partition, offset)]);
         let worker = (self.parts.worker_of)(partition, name);
         let reply = self.put(worker, ask(partition, Arc::from(name)))?;
         let answer = reply.await.map_err(|_| self.unanswered([partition]))?;
-        undisturbed(&before, &self.standing(), partition)?;
-        Ok(Answered { value: answer, position, stale_ms: self.stale_ms(&before) })
+        self.undisturbed(&before, &self.standing(), partition)?;
+        Ok(Answered { value: answer, position, stale_ms })
     }
 
     async fn of_all(&self, ask: impl Fn(Arc<BTreeSet<Partition>>) -> Ask) -> Result<Answered<Vec<Answer>>, Unavailable> {
         let before = self.standing();
-        let position = all_live(&before)?;
+        let (position, stale_ms) = self.all_places(&before)?;
         let of = Arc::new(position.keys().copied().collect());
         let replies: Vec<_> = (0..self.parts.workers).map(|worker| self.put(worker, ask(Arc::clone(&of)))).collect::<Result<_, _>>()?;
         let mut answers = Vec::with_capacity(replies.len());
@@ -239,10 +249,10 @@ impl Desk {
         }
         let after = self.standing();
         for &partition in position.keys() {
-            undisturbed(&before, &after, partition)
+            self.undisturbed(&before, &after, partition)
                 .map_err(|why| if let Unavailable::NotOwner(_) = why { Unavailable::Unanswered } else { why })?;
         }
-        Ok(Answered { value: answers, position, stale_ms: self.stale_ms(&before) })
+        Ok(Answered { value: answers, position, stale_ms })
     }
 
     fn put(&self, worker: usize, ask: Ask) -> Result<oneshot::Receiver<Answer>, Unavailable> {
@@ -260,7 +270,33 @@ impl Desk {
         if now.stopping {
             return Unavailable::Stopping;
         }
-        partitions.into_iter().find_map(|partition| live(&now, partition).err()).unwrap_or(Unavailable::Unanswered)
+        partitions.into_iter().find_map(|partition| self.place(&now, partition).err()).unwrap_or(Unavailable::Unanswered)
+    }
+
+    /// As of which offset a partition is answered here, and for how long that has been stale, if it is.
+    fn place(&self, standing: &Standing, partition: Partition) -> Result<(Offset, Option<Millis>), Unavailable> {
+        live(standing, partition).map(|offset| (offset, self.stale_ms(standing))).or_else(|why| {
+            let copy = standing.copies.get(&partition).copied().flatten().filter(|_| self.copies && !standing.stopping).ok_or(why)?;
+            Ok((copy.next_offset, Some(((self.parts.wall_ms)() - copy.level_ms).max(0))))
+        })
+    }
+
+    /// The same of every owned partition; the oldest age counts.
+    fn all_places(&self, standing: &Standing) -> Result<(BTreeMap<Partition, Offset>, Option<Millis>), Unavailable> {
+        if standing.partitions.is_empty() {
+            return Err(if standing.stopping { Unavailable::Stopping } else { Unavailable::Joining });
+        }
+        let places: BTreeMap<_, _> =
+            standing.partitions.keys().map(|&partition| Ok((partition, self.place(standing, partition)?))).collect::<Result<_, _>>()?;
+        let stale_ms = places.values().filter_map(|(_, stale_ms)| *stale_ms).max();
+        Ok((places.into_iter().map(|(partition, (offset, _))| (partition, offset)).collect(), stale_ms))
+    }
+
+    /// The partition's state was there all the time: no restore began since, also none that has ended again.
+    fn undisturbed(&self, before: &Standing, after: &Standing, partition: Partition) -> Result<(), Unavailable> {
+        self.place(after, partition)?;
+        let upheavals = |standing: &Standing| standing.upheavals.get(&partition).copied();
+        if upheavals(before) == upheavals(after) { Ok(()) } else { Err(Unavailable::Unanswered) }
     }
 }
 
@@ -290,20 +326,6 @@ fn live(standing: &Standing, partition: Partition) -> Result<Offset, Unavailable
         None if standing.partitions.is_empty() => Err(Unavailable::Joining),
         None => Err(Unavailable::NotOwner(partition)),
     }
-}
-
-/// The partition's state was there all the time: no restore began since, also none that has ended again.
-fn undisturbed(before: &Standing, after: &Standing, partition: Partition) -> Result<(), Unavailable> {
-    live(after, partition)?;
-    let upheavals = |standing: &Standing| standing.upheavals.get(&partition).copied();
-    if upheavals(before) == upheavals(after) { Ok(()) } else { Err(Unavailable::Unanswered) }
-}
-
-fn all_live(standing: &Standing) -> Result<BTreeMap<Partition, Offset>, Unavailable> {
-    if standing.partitions.is_empty() {
-        return Err(if standing.stopping { Unavailable::Stopping } else { Unavailable::Joining });
-    }
-    standing.partitions.keys().map(|&partition| Ok((partition, live(standing, partition)?))).collect()
 }
 
 fn mismatched(answer: &Answer) -> ! {

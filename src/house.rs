@@ -6,11 +6,11 @@
 //!            ▲ │            ▲  ▲              │
 //!  deliver ──┘ └─requests   │  └── notices ◀──┘
 //!     ▲             ▼    questions
-//!     └───────── restore
+//!     └───────── restore; and standby beside it, where copies are kept: orders ▶ standby ▶ deliveries, wanted
 //! ```
 //! **No deadlock**: the pump waits for workers, workers for commit, and commit for nobody: a worker takes its notices before each feed, the queue
-//! to commit has room for all that can be on the way, and the pump takes what is resolved on every turn. Restore waits for deliver and
-//! that for the pump, which never waits for either.
+//! to commit has room for all that can be on the way, and the pump takes what is resolved on every turn. Restore waits for deliver,
+//! and that and standby for the pump, which never waits for any of them.
 //!
 //! **Ending.** Asked to stop, the pump commits what is open and leaves; the other threads end as their queues do. A failure ends the pump
 //! at once; the first failure is what [`HouseHandle::wait`] returns. A panic in any thread is a failure, too, where it does not abort the
@@ -19,13 +19,17 @@
 mod clock;
 mod ending;
 mod restoring;
+mod standby;
 mod threads;
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{collections::VecDeque, sync::Arc, thread::JoinHandle};
 
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use statehouse_dataflows::{plan::Plan, vocabulary::Millis};
+use statehouse_dataflows::{
+    plan::Plan,
+    vocabulary::{Millis, Partition},
+};
 use tokio::sync::watch;
 
 pub use self::{
@@ -35,7 +39,8 @@ pub use self::{
 use self::{
     ending::Ending,
     restoring::{DeliverThread, Read, RestoreThread},
-    threads::{CommitThread, PumpThread, WorkerThread, spawn},
+    standby::StandbyThread,
+    threads::{CommitThread, Copies, PumpThread, WorkerThread, spawn},
 };
 use crate::{
     board::{Board, Standing},
@@ -45,7 +50,7 @@ use crate::{
     decode::Decoder,
     desk::{Busy, Desk, DeskParts},
     encode::Encoder,
-    log::{Checkpoint, Committer, Log},
+    log::{Checkpoint, Committer, Log, Standby},
     message::{Delivery, Feed, Notice, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{Pump, PumpSettings},
@@ -61,6 +66,8 @@ const FEEDS_MAX: usize = 64;
 const COMMIT_NOTICES_MAX: usize = 64;
 /// Deliveries of a restore that may wait at the pump.
 const DELIVERIES_MAX: usize = 4;
+/// Orders that may wait at whoever keeps copies; more wait at the pump.
+const ORDERS_MAX: usize = 16;
 /// Rows of a restore that are handed over at a time.
 const RESTORE_BATCH_ROWS: usize = 4_096;
 /// Bytes of records in an epoch. Bounds what two epochs hold of the source; far above what `commit.max_records` usual records have.
@@ -100,7 +107,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let decoder = Arc::new(Decoder::new(&config.source)?);
     let board = Arc::new(Board::default());
     let ending = Arc::new(Ending::new(Arc::clone(&board)));
-    let Log { partition_of, source, committer, checkpoint, appender, .. } = log;
+    let Log { partitions, partition_of, source, committer, checkpoint, appender, standby } = log;
 
     let (notices, heard): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(config.http.queue_questions + COMMIT_NOTICES_MAX)).unzip();
     let (feeds, fed): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(FEEDS_MAX)).unzip();
@@ -120,9 +127,11 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     }
     threads.push(stages.commit(committer, gathered, (notices.clone(), resolved))?);
     threads.push(stages.restore(checkpoint, requests, read)?);
-    threads.push(stages.deliver(proven, deliver)?);
+    threads.push(stages.deliver(proven, deliver.clone())?);
+    let copies = standby.map(|standby| stages.standby(standby, partitions, deliver)).transpose()?;
+    let copies = copies.map(|(thread, copies)| (threads.push(thread), copies).1);
     let pump = Pump::new(pump_settings(config), source, decoder, route.clone());
-    threads.push(stages.pump(pump, (feeds, to_commit, request), (resolutions, deliveries))?);
+    threads.push(stages.pump(pump, (feeds, to_commit, request), (resolutions, deliveries), copies)?);
 
     let desk = Desk::new(DeskParts {
         workers,
@@ -187,15 +196,35 @@ impl Stages<'_> {
         requests: Receiver<Request>,
         read: Sender<Read>,
     ) -> Result<JoinHandle<()>, HouseError> {
-        let settings = RestoreSettings {
+        let restore = Restore::new(self.restore_settings(), checkpoint);
+        let thread = RestoreThread { restore, requests, read };
+        spawn("restore".to_owned(), self.ending, move |ending| thread.run(ending))
+    }
+
+    fn restore_settings(&self) -> RestoreSettings {
+        RestoreSettings {
             house: self.config.house.clone(),
             start: self.config.source.start,
             batch_rows: RESTORE_BATCH_ROWS,
             keys: RandomState::new(),
+        }
+    }
+
+    fn standby(&self, log: Standby, partitions: Partition, deliver: Sender<Delivery>) -> Result<(JoinHandle<()>, Copies), HouseError> {
+        let (orders, ordered) = bounded(ORDERS_MAX);
+        let (wanted, wants) = bounded(1);
+        let thread = StandbyThread {
+            settings: self.restore_settings(),
+            log,
+            of: (partitions, self.config.standby.copies),
+            orders: ordered,
+            wanted,
+            deliver,
+            clock: Arc::clone(&self.around.clock),
+            metrics: Arc::clone(&self.around.metrics),
         };
-        let restore = Restore::new(settings, checkpoint);
-        let thread = RestoreThread { restore, requests, read };
-        spawn("restore".to_owned(), self.ending, move |ending| thread.run(ending))
+        let thread = spawn("standby".to_owned(), self.ending, move |_| thread.run())?;
+        Ok((thread, Copies { orders, wanted: wants, waiting: VecDeque::new() }))
     }
 
     fn deliver(&self, read: Receiver<Read>, deliver: Sender<Delivery>) -> Result<JoinHandle<()>, HouseError> {
@@ -208,6 +237,7 @@ impl Stages<'_> {
         pump: Pump,
         (workers, to_commit, request): (Vec<Sender<Feed>>, Sender<ToCommit>, Sender<Request>),
         (resolutions, deliveries): (Receiver<Resolved>, Receiver<Delivery>),
+        copies: Option<Copies>,
     ) -> Result<JoinHandle<()>, HouseError> {
         let thread = PumpThread {
             pump,
@@ -216,6 +246,7 @@ impl Stages<'_> {
             request,
             resolutions,
             deliveries,
+            copies,
             board: Arc::clone(self.board),
             clock: Arc::clone(&self.around.clock),
             metrics: Arc::clone(&self.around.metrics),

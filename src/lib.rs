@@ -17,6 +17,7 @@ pub mod pump;
 pub mod question;
 pub mod restore;
 pub mod route;
+pub mod standby;
 pub mod worker;
 
 // Under the name by which those who embed the library reach it.

@@ -2,8 +2,9 @@
 //! passes through here; nothing in here decides anything.
 //!
 //! Two implementations: [`kafka`] (with its files the only place that names the Kafka client; in which order it does things says `protocol`)
-//! and [`local`] (redb). A log is opened once and taken apart into four handles, each owned by the one thread that
-//! uses it: pump ([`Source`]), commit ([`Committer`]), restore ([`Checkpoint`]), http ([`Appender`], shared).
+//! and [`local`] (redb). A log is opened once and taken apart into handles, each owned by the one thread that
+//! uses it: pump ([`Source`]), commit ([`Committer`]), restore ([`Checkpoint`]), http ([`Appender`], shared); and, where there are others, what
+//! copies of their partitions are kept with ([`Standby`]).
 
 pub mod kafka;
 pub mod local;
@@ -36,6 +37,18 @@ pub struct Log {
     pub checkpoint: Box<dyn Checkpoint>,
     /// For HTTP writes.
     pub appender: Arc<dyn Appender>,
+    /// For copies of others' partitions, where there can be others and copies are wanted.
+    pub standby: Option<Standby>,
+}
+
+/// What warm copies of partitions that others own are kept with.
+pub struct Standby {
+    /// Where they come from.
+    pub tail: Box<dyn Tail>,
+    /// Who the others are.
+    pub peers: Box<dyn Peers>,
+    /// What a takeover must know: a handle of its own, as one [`Checkpoint`] serves one thread.
+    pub checkpoint: Box<dyn Checkpoint>,
 }
 
 /// What the pump reads.
@@ -262,6 +275,59 @@ pub trait Checkpoint: Send {
         from: Offset,
         each: &mut dyn FnMut(Offset, &[u8]) -> ControlFlow<()>,
     ) -> Result<bool, LogError>;
+}
+
+/// The committed records of many checkpoint partitions, as they come. An outage is no error: nothing comes.
+pub trait Tail: Send {
+    /// Reads a partition from the first record there is.
+    ///
+    /// # Errors
+    /// When the client refuses.
+    fn follow(&mut self, partition: Partition) -> Result<(), LogError>;
+
+    /// Reads a partition no more.
+    ///
+    /// # Errors
+    /// When the client refuses.
+    fn leave(&mut self, partition: Partition) -> Result<(), LogError>;
+
+    /// Hands what has come to `each`, waiting at most `wait` for the first of it. Records of one partition come in the order of their offsets.
+    fn poll(&mut self, wait: Duration, each: &mut dyn FnMut(Tailed<'_>));
+
+    /// The offset after all that is committed of the partition, as its leader says now; none: it doesn't answer.
+    fn end(&mut self, partition: Partition) -> Option<Offset>;
+}
+
+/// What came of a tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tailed<'a> {
+    /// A committed record: its partition, its offset, its bytes.
+    Record(Partition, Offset, &'a [u8]),
+    /// Everything of this partition that is committed has come.
+    End(Partition),
+    /// What should come next of some partition was deleted meanwhile.
+    Lost,
+}
+
+/// Who else is there.
+pub trait Peers: Send {
+    /// The id of this process.
+    fn me(&self) -> &str;
+
+    /// Every instance of the house that is there now, this one among them.
+    ///
+    /// # Errors
+    /// When it is not known now, as while partitions move.
+    fn look(&mut self) -> Result<Vec<Peer>, LogError>;
+}
+
+/// An instance of the house.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id: one process start.
+    pub instance: String,
+    /// The partitions that it owns.
+    pub owned: Vec<Partition>,
 }
 
 /// Appends HTTP writes to the source.

@@ -3,6 +3,7 @@
 //! ```text
 //! pump ──Feed──▶ worker 0..W-1 ──Output──▶ commit ──Notice──▶ workers      restore ──Delivery──▶ pump
 //!   └───────────────Cut──────────────────────▲  └──Resolved──▶ pump           ▲──Request── pump
+//!                                                                          standby ──Delivery, wanted──▶ pump ──Order──▶ standby
 //! ```
 //! All of it flows one way but for L (`Notice`, `Resolved`): the last committed seq. Values, but for two things that lead back to who
 //! sent them: where a question's answer goes, and whether a restore is still wanted. Who sends what when is said by the stages.
@@ -46,6 +47,13 @@ pub enum Feed {
         /// One seq at the partition's restored clock.
         run: Run,
         /// This worker's objects: hash of the object, all rows of it.
+        objects: Vec<(u64, Vec<Row>)>,
+    },
+    /// Rows of a chunk that a copy follows, all at the one seq of the run.
+    Chunk {
+        /// One seq at the clock that the chunk names.
+        run: Run,
+        /// This worker's objects: hash of the object, rows of it. An object may come twice.
         objects: Vec<(u64, Vec<Row>)>,
     },
     /// The partition of the run is restored: compare verdicts and published states once, at its seq.
@@ -114,6 +122,19 @@ pub struct Cut {
     pub forced: bool,
     /// Every partition whose restore is complete, with or without input.
     pub parts: Vec<CutPart>,
+    /// Copies of others' partitions. Nothing of them is committed; they are seen with this epoch.
+    pub copies: Vec<CopyPart>,
+}
+
+/// A whole copy of another's partition at the end of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyPart {
+    /// Which.
+    pub partition: Partition,
+    /// Where its owner stood after the last chunk in the copy.
+    pub next_offset: Offset,
+    /// When, by the wall-clock, that was last known to be all that is committed.
+    pub level_ms: Millis,
 }
 
 /// One partition at the end of an epoch.
@@ -220,7 +241,22 @@ pub struct Request {
     pub cancelled: Arc<AtomicBool>,
 }
 
-/// Restore → pump, for one request: one `Begin`, some `Rows`, one `End`.
+/// Pump → standby.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Keep a copy of this partition.
+    Copy(Request),
+    /// The partition of this copy is ours now: prove that the copy is what is committed, and hand it over.
+    TakeOver {
+        /// Which.
+        partition: Partition,
+        /// The number of the copy.
+        number: u64,
+    },
+}
+
+/// Restore → pump, for one request: one `Begin`, some `Rows`, one `End`. Standby → pump, for one copy: the same; then `Chunk`s, and `Level`s; and
+/// when it is taken over one `Begin` and one `End` more. [`Delivered::Doubt`] ends it at any time.
 #[derive(Debug)]
 pub struct Delivery {
     /// As requested.
@@ -240,6 +276,12 @@ pub enum Delivered {
     Rows(Vec<Vec<Row>>),
     /// That was all.
     End,
+    /// A whole chunk: where its owner stood after it, and its rows, those of one object together.
+    Chunk(Standpoint, Vec<Vec<Row>>),
+    /// All that is committed was in the copy at this time of the wall-clock.
+    Level(Millis),
+    /// The copy is not what is committed, or can't be shown to be.
+    Doubt,
 }
 
 /// Where a partition stood after its last committed epoch.
@@ -260,8 +302,14 @@ pub struct Standpoint {
 pub enum Note {
     /// This partition is ours and being restored.
     Restoring(Partition),
-    /// These partitions are no longer ours.
+    /// These partitions are no longer ours, nor are there copies of them.
     Gone(Vec<Partition>),
+    /// A copy of this partition is being made.
+    Copying(Partition),
+    /// This partition is ours, and its copy is being proven; until then the copy answers.
+    TakingOver(Partition),
+    /// These copies are whole, and stand there.
+    Copied(Vec<CopyPart>),
     /// Everything of these partitions before these offsets is applied and committed; commits work.
     Committed(Vec<(Partition, Offset)>),
     /// Commits fail: answers stay at L.

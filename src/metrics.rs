@@ -61,6 +61,9 @@ pub struct Metrics {
     restores: Counter,
     restore_records: Counter,
     restore_duration: Histogram,
+    copies: Gauge,
+    takeovers: Counter,
+    takeover_duration: Histogram,
     stale: Gauge,
     stale_seconds: Gauge<f64, AtomicU64>,
     http_requests: Family<RequestLabels, Counter>,
@@ -156,6 +159,9 @@ impl Default for Metrics {
             restores: Counter::default(),
             restore_records: Counter::default(),
             restore_duration: Histogram::new(exponential_buckets(0.01, 2.0, 15)), // 10 ms to 160 s
+            copies: Gauge::default(),
+            takeovers: Counter::default(),
+            takeover_duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)), // 1 ms to 16 s
             stale: Gauge::default(),
             stale_seconds: Gauge::default(),
             http_requests: Family::default(),
@@ -239,6 +245,17 @@ impl Metrics {
         self.restore_duration.observe(duration.as_secs_f64());
     }
 
+    /// Notes how many whole copies of others' partitions are kept.
+    pub fn copies(&self, whole: usize) {
+        self.copies.set(i64::try_from(whole).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a partition that was taken over from its copy, and how long it took to prove that.
+    pub fn taken_over(&self, duration: Duration) {
+        self.takeovers.inc();
+        self.takeover_duration.observe(duration.as_secs_f64());
+    }
+
     /// Counts an answered HTTP request. `route` is the route's pattern, never its path.
     pub fn http_request(&self, route: &str, code: u16, duration: Duration) {
         self.http_requests.get_or_create(&RequestLabels { route: route.to_owned(), code }).inc();
@@ -300,6 +317,10 @@ impl Metrics {
             "From a partition's turn to be restored to its being handed over",
             self.restore_duration.clone(),
         );
+        to.register("copies", "Whole warm copies of partitions that other instances own", self.copies.clone());
+        to.register("takeovers", "Partitions taken over from a warm copy, without a restore", self.takeovers.clone());
+        let duration = self.takeover_duration.clone();
+        to.register("takeover_duration_seconds", "From a partition's assignment to the proof that its copy is what is committed", duration);
     }
 
     fn register_http(&self, to: &mut Registry) {

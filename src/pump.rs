@@ -7,6 +7,7 @@
 //!
 //! At most one epoch is in flight (cut, and not yet resolved) while the next one fills. When that is full, reading waits.
 
+mod copies;
 mod life;
 mod line;
 mod number;
@@ -24,6 +25,7 @@ use std::{
 use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, Row, Run, Seq, TICK_MS};
 
 use self::{
+    copies::Copy,
     line::{Line, Phase},
     number::Numbering,
     wall::Wall,
@@ -31,7 +33,7 @@ use self::{
 use crate::{
     decode::Decoder,
     log::{Batch, LogError, Polled, Source},
-    message::{Cut, Delivered, Delivery, Feed, Note, Now, Records, Request, Resolved},
+    message::{Cut, Delivered, Delivery, Feed, Note, Now, Order, Records, Request, Resolved},
     route::Route,
 };
 
@@ -69,6 +71,8 @@ pub enum Sent {
     Commit(Cut),
     /// To restore.
     Restore(Request),
+    /// To whoever keeps copies.
+    Order(Order),
     /// For everyone to watch.
     Note(Note),
 }
@@ -81,6 +85,10 @@ pub struct Pump {
     route: Route,
     wall: Wall,
     lines: BTreeMap<Partition, Line>,
+    /// Copies of others' partitions.
+    copies: BTreeMap<Partition, Copy>,
+    /// Of which there is to be a copy, if they are not ours.
+    wanted: BTreeSet<Partition>,
     /// Records polled and not numbered yet: each batch from a place in it on.
     backlog: VecDeque<(Arc<Batch>, usize)>,
     releases: Vec<Vec<Partition>>,
@@ -137,6 +145,8 @@ impl Pump {
             decoder,
             route,
             lines: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            wanted: BTreeSet::new(),
             backlog: VecDeque::new(),
             releases: Vec::new(),
             next: 1, // 0 is before everything: L of a new process
@@ -206,12 +216,20 @@ impl Pump {
         self.dropped || self.stopping || (!self.is_full() && self.releases.is_empty())
     }
 
-    /// Takes a delivery of a restore. One for an assignment that is over, or of a house that stops, is dropped.
+    /// Takes a delivery of a restore or of a copy. One for an assignment that is over, or of a house that stops, is dropped.
     ///
     /// # Errors
     /// As [`Source::begin`].
     pub fn delivered(&mut self, delivery: Delivery, out: &mut Vec<Sent>) -> Result<(), LogError> {
-        let Some(line) = self.lines.get_mut(&delivery.partition).filter(|_| !self.stopping) else { return Ok(()) };
+        if self.stopping {
+            return Ok(());
+        }
+        let Some(line) = self.lines.get_mut(&delivery.partition) else {
+            if !self.dropped {
+                self.copied(delivery, out);
+            }
+            return Ok(());
+        };
         if line.number != delivery.number || line.phase != Phase::Restoring || line.leaving {
             return Ok(());
         }
@@ -235,6 +253,9 @@ impl Pump {
                 self.source.begin(line.partition, line.next_offset)?;
                 self.to_all(out, || Feed::Restored(run));
             }
+            Delivered::Chunk(at, objects) => self.catch_up(delivery.partition, (at, objects), out),
+            Delivered::Level(_) => {}
+            Delivered::Doubt => self.doubted(delivery.partition, out),
         }
         Ok(())
     }
@@ -282,6 +303,9 @@ impl Pump {
             self.feed((wall_ms, now.wall_ms.max(wall_ms)), out);
             self.tick(wall_ms, out);
         }
+        if !self.dropped && !self.stopping {
+            self.arrange_copies(out);
+        }
         if !self.releases.is_empty() && !self.in_flight && !is_patient {
             self.let_go(now, out)?;
         }
@@ -320,6 +344,7 @@ impl Pump {
         self.stopping = true;
         self.backlog.clear();
         self.lines.values().for_each(Line::cancel);
+        self.cancel_copies();
         out.push(Sent::Note(Note::Stopping));
     }
 
@@ -338,6 +363,13 @@ impl Pump {
     }
 
     fn restore(&mut self, run: Run, objects: Vec<Vec<Row>>, out: &mut Vec<Sent>) {
+        let shares = self.share(objects);
+        let feeds = shares.into_iter().map(|objects| Feed::Rows { run, objects });
+        out.extend(feeds.enumerate().map(|(worker, feed)| Sent::Worker(worker, feed)));
+    }
+
+    /// Objects with their hashes, by worker. They count into the open epoch.
+    fn share(&mut self, objects: Vec<Vec<Row>>) -> Vec<Vec<(u64, Vec<Row>)>> {
         let mut shares: Vec<Vec<(u64, Vec<Row>)>> = (0..self.route.workers()).map(|_| Vec::new()).collect();
         for rows in objects {
             let Some(row) = rows.first() else { continue };
@@ -345,8 +377,7 @@ impl Pump {
             self.open.records += rows.len();
             shares[self.route.worker(hash)].push((hash, rows));
         }
-        let feeds = shares.into_iter().map(|objects| Feed::Rows { run, objects });
-        out.extend(feeds.enumerate().map(|(worker, feed)| Sent::Worker(worker, feed)));
+        shares
     }
 
     /// Of two clocks that disagree the earlier one moves partitions, and the later one says what is too far ahead: nobody knows which of
@@ -445,7 +476,8 @@ impl Pump {
         self.open = Open { first: end, since: now.monotonic, ..Open::default() };
         self.to_all(out, || Feed::Seal { epoch, end });
         let parts = self.lines.values_mut().filter(|line| line.is_whole()).map(Line::cut).collect();
-        out.push(Sent::Commit(Cut { epoch, generation, end, forced, parts }));
+        let copies = self.copy_parts();
+        out.push(Sent::Commit(Cut { epoch, generation, end, forced, parts, copies }));
     }
 
     /// How long a poll may take before something else is due.

@@ -6,6 +6,8 @@
 //! of each row the last counts; their digest must be the committed one. Anything missing, foreign or different is corruption: the house
 //! must not serve it. Nothing is handed over before all of that is proven.
 
+mod chain;
+pub mod follow;
 mod stage;
 #[cfg(test)]
 mod tests;

@@ -62,6 +62,10 @@ impl Worker {
             Feed::Records(records) => self.records(&records),
             Feed::Ticks(runs) => runs.iter().for_each(|run| self.engine.run(*run)),
             Feed::Rows { run, objects } => self.restore(run, &objects),
+            Feed::Chunk { run, objects } => {
+                self.engine.run(run);
+                objects.iter().for_each(|(hash, rows)| self.engine.follow(run.first, *hash, rows));
+            }
             Feed::Restored(run) => {
                 self.engine.run(run);
                 self.engine.restored(run.first, run.partition);

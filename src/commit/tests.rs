@@ -47,7 +47,7 @@ fn part(partition: Partition, records: u64, adopted: Option<Progress>) -> CutPar
 }
 
 fn cut(epoch: u64, parts: Vec<CutPart>) -> Cut {
-    Cut { epoch, generation: 0, end: epoch * 10, forced: false, parts }
+    Cut { epoch, generation: 0, end: epoch * 10, forced: false, parts, copies: Vec::new() }
 }
 
 fn output(worker: usize, epoch: u64, parts: Vec<OutputPart>) -> Output {

@@ -217,6 +217,14 @@ impl Default for KafkaConfig {
     }
 }
 
+/// `[standby]`: warm copies of partitions that other instances own.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StandbyConfig {
+    /// How many instances keep a copy of a partition, besides its owner. None unless told: a copy takes as much memory as its partition.
+    pub copies: usize,
+}
+
 /// How producers choose partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,7 +1,7 @@
 //! The loops: each drives one stage, passes on what it sent. Decides only what has to do with time: what to ask again, what to do at most so often.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use crate::{
     board::{Board, PartitionStanding},
     commit::{self, Commit, Outcome},
     log::LogError,
-    message::{Delivery, Feed, Note, Notice, Refused, Request, Resolved, ToCommit},
+    message::{Delivery, Feed, Note, Notice, Order, Refused, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{self, Pump},
     worker::{Worker, WorkerSetup},
@@ -59,6 +59,31 @@ impl Drop for Guard {
 /// A queue's other end is gone: that thread has ended, and said why.
 struct Gone;
 
+/// The pump's ends of the queues to and from whoever keeps copies.
+pub(super) struct Copies {
+    pub(super) orders: Sender<Order>,
+    pub(super) wanted: Receiver<BTreeSet<Partition>>,
+    /// Orders for which there was no room yet.
+    pub(super) waiting: VecDeque<Order>,
+}
+
+impl Copies {
+    /// Orders never make the pump wait.
+    fn pass_on(&mut self) -> Result<(), Gone> {
+        while let Some(order) = self.waiting.pop_front() {
+            match self.orders.try_send(order) {
+                Ok(()) => {}
+                Err(TrySendError::Full(order)) => {
+                    self.waiting.push_front(order);
+                    break;
+                }
+                Err(TrySendError::Disconnected(_)) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+}
+
 pub(super) struct PumpThread {
     pub(super) pump: Pump,
     pub(super) workers: Vec<Sender<Feed>>,
@@ -66,6 +91,7 @@ pub(super) struct PumpThread {
     pub(super) request: Sender<Request>,
     pub(super) resolutions: Receiver<Resolved>,
     pub(super) deliveries: Receiver<Delivery>,
+    pub(super) copies: Option<Copies>,
     pub(super) board: Arc<Board>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -109,6 +135,9 @@ impl PumpThread {
                 self.note_lag();
             }
         }
+        if let Some(copies) = &self.copies {
+            copies.wanted.try_iter().for_each(|wanted| self.pump.keep(wanted));
+        }
         while self.pump.wants_deliveries()
             && let Ok(delivery) = self.deliveries.try_recv()
         {
@@ -131,12 +160,13 @@ impl PumpThread {
     }
 
     /// Requests never make the pump wait: the latest of each partition waits here.
-    fn pass_on(&self, out: &mut Vec<pump::Sent>, waiting: &mut BTreeMap<Partition, Request>) -> Result<(), Gone> {
+    fn pass_on(&mut self, out: &mut Vec<pump::Sent>, waiting: &mut BTreeMap<Partition, Request>) -> Result<(), Gone> {
         for sent in out.drain(..) {
             match sent {
                 pump::Sent::Worker(worker, feed) => self.workers[worker].send(feed).map_err(|_| Gone)?,
                 pump::Sent::Commit(cut) => self.to_commit.send(ToCommit::Cut(cut)).map_err(|_| Gone)?,
                 pump::Sent::Restore(request) => _ = waiting.insert(request.partition, request),
+                pump::Sent::Order(order) => self.copies.iter_mut().for_each(|copies| copies.waiting.push_back(order.clone())),
                 pump::Sent::Note(note) => {
                     self.board.apply(&note);
                     if let Note::Gone(partitions) = note {
@@ -145,6 +175,7 @@ impl PumpThread {
                 }
             }
         }
+        self.copies.as_mut().map_or(Ok(()), Copies::pass_on)?;
         while let Some((partition, request)) = waiting.pop_first() {
             match self.request.try_send(request) {
                 Ok(()) => {}

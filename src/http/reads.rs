@@ -22,7 +22,7 @@ use crate::desk::Answered;
 
 /// As of which position an answer is: `partition:offset` by comma; every record before the offset is in it.
 pub(super) const POSITION: HeaderName = HeaderName::from_static("statehouse-position");
-/// For how many milliseconds the answer has been stale; absent if it is not.
+/// For how many milliseconds the answer has been stale (of a copy: was not known to be all that is committed); absent if it is not.
 const LAG: HeaderName = HeaderName::from_static("statehouse-lag-ms");
 
 /// How many objects a list shows unless told.
@@ -30,20 +30,20 @@ const LIST_DEFAULT: usize = 100;
 
 pub(super) async fn object(State(front): State<Front>, ObjectPath(name): ObjectPath, params: Params) -> Result<Response, Problem> {
     params.only(&[])?;
-    let answered = known(&name, front.desk.object(&name).await?)?;
+    let answered = known(&name, front.desk.with_copies().object(&name).await?)?;
     Ok(answer(&answered, &ObjectJson::from(&answered.value)))
 }
 
 pub(super) async fn reports(State(front): State<Front>, ObjectPath(name): ObjectPath, params: Params) -> Result<Response, Problem> {
     params.only(&[])?;
-    let answered = known(&name, front.desk.reports(&name).await?)?;
+    let answered = known(&name, front.desk.with_copies().reports(&name).await?)?;
     let reports = answered.value.iter().map(ReportJson::from).collect();
     Ok(answer(&answered, &ReportsJson { object: &name, reports }))
 }
 
 pub(super) async fn explain(State(front): State<Front>, ObjectPath(name): ObjectPath, params: Params) -> Result<Response, Problem> {
     params.only(&[])?;
-    let answered = known(&name, front.desk.explain(&name).await?)?;
+    let answered = known(&name, front.desk.with_copies().explain(&name).await?)?;
     Ok(answer(&answered, &ExplanationJson::from(&*answered.value)))
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn list(State(front): State<Front>, params: Params) -> Result<R
     let state = params.get("state").map(|state| (!state.is_empty()).then(|| state.to_owned()));
     let mut query = ListQuery { prefix: params.get("prefix").unwrap_or_default().to_owned(), state, after: None, limit: limit + 1 };
     query.after = params.get("cursor").map(|text| cursor::decode(&query, text)).transpose()?;
-    let mut answered = front.desk.list(query.clone()).await?;
+    let mut answered = front.desk.with_copies().list(query.clone()).await?;
     let more = answered.value.len() > limit; // one was asked for beyond the page, just to know
     answered.value.truncate(limit);
     let last = answered.value.last().filter(|_| more);
@@ -65,7 +65,7 @@ pub(super) async fn list(State(front): State<Front>, params: Params) -> Result<R
 
 pub(super) async fn summary(State(front): State<Front>, params: Params) -> Result<Response, Problem> {
     params.only(&[])?;
-    let answered = front.desk.summary().await?;
+    let answered = front.desk.with_copies().summary().await?;
     Ok(answer(&answered, &SummaryJson(&answered.value)))
 }
 

@@ -11,10 +11,12 @@ mod checkpoint;
 mod clock;
 mod context;
 mod instances;
+mod peers;
 mod readers;
 mod settings;
 mod source;
 mod steps;
+mod tail;
 mod timing;
 mod topics;
 mod transactor;
@@ -35,16 +37,18 @@ use self::{
     clock::Steady,
     context::Member,
     instances::KafkaRoll,
+    peers::KafkaPeers,
     readers::Readers,
     settings::{Settings, make},
     source::KafkaSource,
+    tail::KafkaTail,
     transactor::{Grounds, KafkaTransactors},
     wake::Wake,
 };
 use crate::{
     config::{Config, Partitioner},
     log::{
-        Committer, Log, LogError,
+        Checkpoint, Committer, Log, LogError, Standby,
         partitioner::{crc32_partition, murmur2_partition},
         protocol::{GroupCheckpoint, GroupCommitter, Names, Ownership, Register},
     },
@@ -101,12 +105,8 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
     (waiting.tell)("the topics are as they must be; transactions are being started");
     committer.recover(waiting.keep_trying)?;
     let partition_of = partition_of(settings.partitioner, facts.partitions);
-    let checkpoint = GroupCheckpoint::new(
-        names(&settings),
-        ownership,
-        KafkaReader::new(settings.clone(), readers.clone()),
-        Register::new(roll(), settings.instance.clone()),
-    );
+    let standby = (config.standby.copies > 0).then(|| standby(&settings, &ownership)).transpose()?;
+    let checkpoint = checkpoint(&settings, &ownership, &readers);
     let appender = KafkaAppender::new(settings.clone(), partition_of.clone())?;
     // Last, so that nobody hands us partitions while we can't take them.
     consumer
@@ -117,8 +117,29 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
         partition_of,
         source: Box::new(source),
         committer: Box::new(committer),
-        checkpoint: Box::new(checkpoint),
+        checkpoint,
         appender: Arc::new(appender),
+        standby,
+    })
+}
+
+fn checkpoint(settings: &Arc<Settings>, ownership: &Arc<Ownership>, readers: &Arc<Mutex<Readers>>) -> Box<dyn Checkpoint> {
+    let roll = KafkaRoll::new(settings.clone(), readers.clone());
+    Box::new(GroupCheckpoint::new(
+        names(settings),
+        ownership.clone(),
+        KafkaReader::new(settings.clone(), readers.clone()),
+        Register::new(roll, settings.instance.clone()),
+    ))
+}
+
+/// With readers of its own: those of the restores are busy while a partition is restored.
+fn standby(settings: &Arc<Settings>, ownership: &Arc<Ownership>) -> Result<Standby, LogError> {
+    let readers = Arc::new(Mutex::new(Readers::new(settings)?));
+    Ok(Standby {
+        tail: Box::new(KafkaTail::new(settings)?),
+        peers: Box::new(KafkaPeers::new(settings.clone(), readers.clone())),
+        checkpoint: checkpoint(settings, ownership, &readers),
     })
 }
 

@@ -23,6 +23,8 @@ fn what_is_counted_shows_under_its_name() {
     metrics.partition_released(4);
     metrics.restore_read(10);
     metrics.partition_restored(Duration::from_secs(1));
+    metrics.copies(3);
+    metrics.taken_over(Duration::from_millis(20));
     metrics.http_request("/v1/objects", 200, Duration::from_millis(1));
     let open = metrics.http_connection();
     let text = metrics.scrape(Some(&vec![(None, 2), (Some("up".into()), 9)]), Staleness { age_ms: Some(1500) });
@@ -46,6 +48,9 @@ fn what_is_counted_shows_under_its_name() {
         "statehouse_restores_total 1",
         "statehouse_restore_records_total 10",
         "statehouse_restore_duration_seconds_count 1",
+        "statehouse_copies 3",
+        "statehouse_takeovers_total 1",
+        "statehouse_takeover_duration_seconds_count 1",
         "statehouse_stale 1",
         "statehouse_stale_seconds 1.5",
         "statehouse_http_requests_total{route=\"/v1/objects\",code=\"200\"} 1",

@@ -23,6 +23,9 @@ impl Pump {
     /// After a loss this says that the group is joined again, even if it brings nothing.
     pub(super) fn assigned(&mut self, partitions: Vec<Partition>, out: &mut Vec<Sent>) {
         for partition in partitions {
+            if !self.dropped && self.take_over(partition, out) {
+                continue;
+            }
             self.lines.insert(partition, Line::new(partition));
             if !self.dropped {
                 self.request(partition, out);
@@ -38,6 +41,7 @@ impl Pump {
         self.dropped = false;
         let gone: Vec<_> = mem::take(&mut self.ghosts).into_iter().filter(|partition| !self.lines.contains_key(partition)).collect();
         out.push(Sent::Note(Note::Adrift(None)));
+        self.forget_copies(out);
         if !gone.is_empty() {
             out.push(Sent::Note(Note::Gone(gone)));
         }
@@ -134,6 +138,7 @@ impl Pump {
     pub(super) fn drop_open(&mut self, now: Now) -> Result<(), LogError> {
         self.generation += 1;
         self.dropped = true;
+        self.cancel_copies();
         self.backlog.clear();
         self.open = Open { first: self.next, since: now.monotonic, ..Open::default() };
         let mut outcome = Ok(());

@@ -1,5 +1,7 @@
 //! The pump by itself: a scripted source, a clock moved by hand, and everything it sends.
 
+mod copies;
+
 use std::sync::{Mutex, atomic::Ordering};
 
 use ahash::RandomState;
@@ -149,6 +151,7 @@ impl Bench {
             }
             Sent::Worker(_, Feed::Ticks(of)) => format!("ticks {}", runs(&of)),
             Sent::Worker(_, Feed::Rows { run, objects }) => format!("rows {} of {} objects", runs(&[run]), objects.len()),
+            Sent::Worker(_, Feed::Chunk { run, objects }) => format!("chunk {} of {} objects", runs(&[run]), objects.len()),
             Sent::Worker(_, Feed::Restored(run)) => format!("restored {}", runs(&[run])),
             Sent::Worker(_, Feed::GiveUp(run)) => format!("give up {}", runs(&[run])),
             Sent::Worker(_, Feed::Seal { epoch, end }) => format!("seal {epoch} before {end}"),
@@ -158,6 +161,12 @@ impl Bench {
                 self.requests.insert(partition, request);
                 format!("restore {partition}")
             }
+            Sent::Order(Order::Copy(request)) => {
+                let partition = request.partition;
+                self.requests.insert(partition, request);
+                format!("copy {partition}")
+            }
+            Sent::Order(Order::TakeOver { partition, .. }) => format!("take over {partition}"),
             Sent::Note(note) => format!("{note:?}"),
             Sent::Commit(cut) => {
                 let text = format!("cut {}{}", cut.epoch, if cut.forced { " forced" } else { "" });

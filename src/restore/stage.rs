@@ -8,34 +8,17 @@ use std::{
 use ahash::RandomState;
 use statehouse_dataflows::{
     digest::row_hash,
-    vocabulary::{Millis, Name, Offset, Partition, Published, Report, Row, RowValue, TICK_MS},
+    vocabulary::{Name, Offset, Partition, Published, Report, Row, RowValue},
 };
 
-use super::RestoreSettings;
-use crate::{
-    chunk::{self, NO_CLOCK_MS},
-    log::Progress,
-};
-
-/// No clock goes past the year 9999, and none that does is counted with.
-const CLOCK_MAX_MS: Millis = 253_402_300_799_900;
-/// Likewise, an event's number: a million a second fill it in 290,000 years.
-const EVENT_MAX: u64 = i64::MAX as u64;
+use super::{RestoreSettings, chain::Chain};
+use crate::{chunk, log::Progress};
 
 /// Rows as far as they are read.
 pub(super) struct Stage {
-    partition: Partition,
-    house: String,
+    chain: Chain,
     objects: HashMap<Name, Object, RandomState>,
-    /// The piece read last.
-    last: Option<Last>,
     records: u64,
-}
-
-struct Last {
-    header: chunk::Header,
-    index: u32,
-    count: u32,
 }
 
 #[derive(Default)]
@@ -54,30 +37,33 @@ pub(super) struct Objects {
 impl Stage {
     pub(super) fn new(partition: Partition, settings: &RestoreSettings) -> Self {
         let objects = HashMap::with_hasher(settings.keys.clone());
-        Self { partition, house: settings.house.clone(), objects, last: None, records: 0 }
+        Self { chain: Chain::new(partition, &settings.house), objects, records: 0 }
     }
 
     /// The last whole chunk's number.
     pub(super) fn last_n(&self) -> u64 {
-        self.last.as_ref().map_or(0, |last| if last.is_whole() { last.header.n } else { last.header.n - 1 })
+        self.chain.last_n()
+    }
+
+    /// The header of the chunk read last, if all of it was read.
+    pub(super) fn whole(&self) -> Option<&chunk::Header> {
+        self.chain.whole()
     }
 
     /// Takes the next checkpoint record; whether chunk `n` is whole with it. A problem is one of the log's content.
     pub(super) fn take(&mut self, offset: Offset, bytes: &[u8], n: u64) -> Result<bool, String> {
         let piece = chunk::decode(bytes).map_err(|error| format!("the record at offset {offset}: {error}"))?;
-        self.check(&piece).map_err(|problem| format!("the record at offset {offset} {problem}"))?;
+        self.chain.take(piece.header, (piece.index, piece.count)).map_err(|problem| format!("the record at offset {offset} {problem}"))?;
         self.records += 1;
         self.keep(piece.rows);
-        let last = Last { header: piece.header, index: piece.index, count: piece.count };
-        let done = last.header.n == n && last.is_whole();
-        self.last = Some(last);
-        Ok(done)
+        Ok(self.chain.whole().is_some_and(|header| header.n == n))
     }
 
     /// Proves that these rows are the ones committed: (records read, the last header, the objects).
     pub(super) fn finish(self, next_offset: Offset, progress: Progress) -> Result<(u64, Option<chunk::Header>, Objects), String> {
         let digest = self.digest();
-        let header = self.last.map(|last| last.header);
+        let partition = self.chain.partition;
+        let header = self.chain.into_header();
         if let Some(header) = &header {
             if header.next_offset != next_offset {
                 let (n, place) = (header.n, header.next_offset);
@@ -91,31 +77,7 @@ impl Stage {
         if digest != progress.digest {
             return Err(format!("its rows have digest {digest:016x}, but {:016x} is committed", progress.digest));
         }
-        Ok((self.records, header, Objects { partition: self.partition, objects: Some(self.objects.into_iter()) }))
-    }
-
-    fn check(&self, piece: &chunk::Piece) -> Result<(), String> {
-        let header = &piece.header;
-        if header.house != self.house {
-            return Err(format!("is of house {:?}, not of {:?}", header.house, self.house));
-        }
-        if header.partition != self.partition {
-            return Err(format!("is of partition {}", header.partition));
-        }
-        check_place(header)?;
-        let (n, index) = match &self.last {
-            // Deltas are read from the very first one on.
-            None => (1, 0),
-            Some(last) if last.is_whole() => (last.header.n + 1, 0),
-            Some(last) => (last.header.n, last.index + 1),
-        };
-        if (header.n, piece.index) != (n, index) {
-            return Err(format!("is piece {} of chunk {}, where piece {index} of chunk {n} should be", piece.index, header.n));
-        }
-        match &self.last {
-            Some(last) if index > 0 => last.check_same(piece),
-            _ => Ok(()),
-        }
+        Ok((self.records, header, Objects { partition, objects: Some(self.objects.into_iter()) }))
     }
 
     /// Rows of one object stand together: it is looked up once for all of them.
@@ -134,43 +96,8 @@ impl Stage {
     fn digest(&self) -> u64 {
         let objects = self.objects.iter();
         objects.fold(0_u64, |digest, (name, object)| {
-            object.rows(self.partition, name).fold(digest, |digest, row| digest.wrapping_add(row_hash(&row)))
+            object.rows(self.chain.partition, name).fold(digest, |digest, row| digest.wrapping_add(row_hash(&row)))
         })
-    }
-}
-
-/// What is counted on from must be such that counting goes well.
-fn check_place(header: &chunk::Header) -> Result<(), String> {
-    let chunk::Header { clock_ms, event, next_offset, .. } = *header;
-    let is_clock = (0..=CLOCK_MAX_MS).contains(&clock_ms) && clock_ms % TICK_MS == 0;
-    if !is_clock && clock_ms != NO_CLOCK_MS {
-        return Err(format!("has the clock {clock_ms}, at which no clock ever stands"));
-    }
-    if event == 0 || event > EVENT_MAX {
-        return Err(format!("has the event number {event}, which no event ever has"));
-    }
-    if next_offset < 0 {
-        return Err(format!("goes to source offset {next_offset}, which is none"));
-    }
-    Ok(())
-}
-
-impl Last {
-    /// Whether another piece is of the very same chunk: each piece has its own ticks and all else in common.
-    fn check_same(&self, piece: &chunk::Piece) -> Result<(), String> {
-        let (n, count, own) = (self.header.n, self.count, piece.count);
-        if count != own {
-            return Err(format!("says that chunk {n} has {own} pieces, an earlier one says {count}"));
-        }
-        let of = |header: &chunk::Header| chunk::Header { ticks: Vec::new(), ..header.clone() };
-        if of(&self.header) != of(&piece.header) {
-            return Err(format!("differs in its header from the piece of chunk {n} before it"));
-        }
-        Ok(())
-    }
-
-    fn is_whole(&self) -> bool {
-        self.index + 1 == self.count
     }
 }
 

@@ -193,6 +193,16 @@ impl Settings {
         self.passed_through(client)
     }
 
+    /// A consumer outside the group that reads many checkpoint partitions as they come.
+    pub(super) fn tail(&self) -> ClientConfig {
+        let mut client = self.reader(Isolation::Committed);
+        // What is committed comes at once; this is how long a fetch that finds nothing waits, and with it how often one is made.
+        client.set("fetch.wait.max.ms", "250");
+        // Fetched ahead, of all partitions together: the chunks of a first copy are taken as fast as they are decoded.
+        client.set("queued.max.messages.kbytes", "8192");
+        self.passed_through(client)
+    }
+
     /// The transactional producer with this id.
     pub(super) fn transactional(&self, id: &str) -> ClientConfig {
         let timeout_ms = self.transaction_timeout.as_millis();

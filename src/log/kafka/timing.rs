@@ -13,6 +13,7 @@
 //! | records of the checkpoint, an open transaction before its end | restore | 30 s of silence; then by a new restore |
 //! | poll, assign, pause, seek, membership | pump, commit | at once: the client asks nobody for them |
 //! | an HTTP write | the client's | 30 s; its writer hears "maybe" |
+//! | members of the group and ends of partitions, for copies | standby | 1 s, 0.5 s; asked again |
 //! | leaving the group | pump | 5 s; not closed, but left to the end of the process |
 //! | topics, at the start | whoever opens the log | 5 s or 10 s each; asked again |
 

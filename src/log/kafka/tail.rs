@@ -1,0 +1,74 @@
+//! What copies are kept warm from: the checkpoint's committed records of many partitions at once, as they come.
+//!
+//! Owned by the thread that keeps the copies. A client of its own: what restores read with is assigned to one partition at a time.
+//! Assumes nothing of who owns a partition; what it hands out is committed, and may be behind what is.
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::{
+    Message, Offset as Place, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use statehouse_dataflows::vocabulary::{Offset, Partition};
+
+use super::{
+    context::Voice,
+    settings::{Settings, make},
+};
+use crate::log::{LogError, Tail, Tailed};
+
+/// One question to the brokers: whoever keeps copies has others to serve.
+const ASK: Duration = Duration::from_millis(500);
+/// At most so many records are handed out by one poll.
+const RECORDS_MAX: usize = 1_000;
+
+/// See the module's header.
+pub(super) struct KafkaTail {
+    topic: String,
+    consumer: BaseConsumer<Voice>,
+}
+
+impl KafkaTail {
+    /// # Errors
+    /// When the client can't be made.
+    pub(super) fn new(settings: &Arc<Settings>) -> Result<Self, LogError> {
+        Ok(Self { topic: settings.topics.checkpoint.clone(), consumer: make(&settings.tail(), Voice::default())? })
+    }
+
+    fn refused(&self, error: &KafkaError) -> LogError {
+        LogError::Unavailable(format!("{} can't be followed: {error}", self.topic))
+    }
+}
+
+impl Tail for KafkaTail {
+    fn follow(&mut self, partition: Partition) -> Result<(), LogError> {
+        let mut place = TopicPartitionList::new();
+        let placed = place.add_partition_offset(&self.topic, partition, Place::Beginning);
+        placed.and_then(|()| self.consumer.incremental_assign(&place)).map_err(|error| self.refused(&error))
+    }
+
+    fn leave(&mut self, partition: Partition) -> Result<(), LogError> {
+        let mut place = TopicPartitionList::new();
+        place.add_partition(&self.topic, partition);
+        self.consumer.incremental_unassign(&place).map_err(|error| self.refused(&error))
+    }
+
+    fn poll(&mut self, wait: Duration, each: &mut dyn FnMut(Tailed<'_>)) {
+        let mut wait = wait;
+        for _ in 0..RECORDS_MAX {
+            match self.consumer.poll(wait) {
+                None => return,
+                Some(Ok(record)) => each(Tailed::Record(record.partition(), record.offset(), record.payload().unwrap_or_default())),
+                Some(Err(KafkaError::PartitionEOF(partition))) => each(Tailed::End(partition)),
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => each(Tailed::Lost),
+                Some(Err(_)) => {} // it goes on by itself once the brokers are there again
+            }
+            wait = Duration::ZERO;
+        }
+    }
+
+    fn end(&mut self, partition: Partition) -> Option<Offset> {
+        self.consumer.fetch_watermarks(&self.topic, partition, ASK).ok().map(|(_, end)| end)
+    }
+}
