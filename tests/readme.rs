@@ -83,7 +83,12 @@ fn tokens_and_tls_in_the_commands_that_are_shown() {
     }
     let closed = shell(&format!("curl -s --cacert certificate.pem https://{address}/v1/summary"), directory.path()).output().unwrap();
     assert!(String::from_utf8_lossy(&closed.stdout).contains("\"status\":401"), "{closed:?}");
-    house.expect("it was started").terminate();
+    let mut house = house.expect("it was started");
+    let second = "statehouse token --scope read --save second.token >> tokens.toml";
+    run(&format!("{second}; kill -HUP {}", house.id()), directory.path(), "");
+    until_it_answers(&format!("{exports} statehouse list --token-file second.token"), directory.path());
+    assert!(house.runs(), "SIGHUP reads files again and ends nothing");
+    house.terminate();
 }
 
 fn until_it_answers(command: &str, directory: &Path) {
