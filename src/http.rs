@@ -40,6 +40,7 @@ mod problem;
 mod reads;
 mod record;
 mod serve;
+mod slots;
 mod stall;
 mod view;
 mod writes;

@@ -73,6 +73,7 @@ impl Config {
         let http = &self.http;
         http.check_reach()?;
         within("http.max_connections", http.max_connections, 1..=65_536, "connections")?;
+        within("http.max_connections_per_address", http.max_connections_per_address, 1..=65_536, "connections")?;
         within("http.max_body_bytes", http.max_body_bytes, 1 << 10..=1 << 30, "bytes")?;
         within("http.header_timeout_ms", http.header_timeout_ms, TIMES_MS, "milliseconds")?;
         within("http.request_timeout_ms", http.request_timeout_ms, TIMES_MS, "milliseconds")?;

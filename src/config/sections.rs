@@ -304,8 +304,10 @@ pub struct HttpConfig {
     pub insecure: bool,
     /// Names under which it may be asked; none: on loopback those of loopback only, elsewhere any.
     pub hosts: Vec<String>,
-    /// Connections at a time; further ones wait.
+    /// Connections at a time; further ones are refused.
     pub max_connections: usize,
+    /// Connections at a time from one address (IPv6: one network of 64 bits).
+    pub max_connections_per_address: usize,
     /// The largest request body.
     pub max_body_bytes: usize,
     /// A request's headers must have come within this time.
@@ -347,6 +349,7 @@ impl Default for HttpConfig {
             insecure: false,
             hosts: Vec::new(),
             max_connections: 1024,
+            max_connections_per_address: 512,
             max_body_bytes: 8 << 20,
             header_timeout_ms: 10_000,
             request_timeout_ms: 30_000,

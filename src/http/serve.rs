@@ -1,13 +1,10 @@
 //! The accept loop, and what bounds a connection: how many there are, how long a handshake and a head may take (and a kept-alive connection
 //! rest), how large a head may be, how slowly an answer may be read. What access hangs on is looked at again every few seconds.
-//!
-//! Known limitation: the bound on connections is common to all clients, not per address.
 
 use std::{
     io,
     net::IpAddr,
     pin::pin,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,13 +13,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
-use super::{Entrance, stall::Stalling};
+use super::{
+    Entrance,
+    slots::{Full, Slot, Slots},
+    stall::Stalling,
+};
 
 /// How long a TLS handshake may take; less where heads must come sooner.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -86,7 +87,7 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, shutdown: impl Fut
 /// What connections share.
 struct Door {
     entrance: Entrance,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     connections: JoinSet<()>,
     closing: watch::Receiver<()>,
     refused: Option<Instant>,
@@ -94,32 +95,32 @@ struct Door {
 
 impl Door {
     fn new(entrance: Entrance, closing: watch::Receiver<()>) -> Self {
-        let slots = Arc::new(Semaphore::new(entrance.bounds().limits.max_connections));
+        let limits = &entrance.bounds().limits;
+        let slots = Slots::new(limits.max_connections, limits.max_connections_per_address);
         Self { entrance, slots, connections: JoinSet::new(), closing, refused: None }
     }
 
     fn admit(&mut self, stream: TcpStream, from: IpAddr) {
-        match Arc::clone(&self.slots).try_acquire_owned() {
+        match self.slots.take(from) {
             Ok(slot) => self.answer(stream, from, slot),
-            Err(_) => self.refuse(&stream),
+            Err(full) => self.refuse(&stream, from, full),
         }
     }
 
     /// Says no without waiting for anything: neither for what the client sends nor for it to read this. Where it speaks TLS, without a word.
-    fn refuse(&mut self, stream: &TcpStream) {
+    fn refuse(&mut self, stream: &TcpStream, from: IpAddr, Full(setting): Full) {
         let bounds = self.entrance.bounds();
         bounds.metrics.http_refused();
         if self.refused.is_none_or(|last| last.elapsed() > REFUSED_QUIET) {
             self.refused = Some(Instant::now());
-            let max = bounds.limits.max_connections;
-            warn!(max, "refusing connections: http.max_connections are open");
+            warn!(%from, setting, "refusing connections: as many as that setting allows are open");
         }
         if self.entrance.access().acceptor().is_none() {
             let _ = stream.try_write(REFUSED);
         }
     }
 
-    fn answer(&mut self, stream: TcpStream, from: IpAddr, slot: OwnedSemaphorePermit) {
+    fn answer(&mut self, stream: TcpStream, from: IpAddr, slot: Slot) {
         let bounds = self.entrance.bounds();
         let open = bounds.metrics.http_connection();
         let _ = stream.set_nodelay(true); // only a matter of speed

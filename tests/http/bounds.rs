@@ -205,6 +205,17 @@ fn connections_beyond_the_bound_are_refused_and_room_is_made_again() {
     assert_eq!(server.get("/livez").status, 200);
 }
 
+#[test]
+fn one_address_does_not_get_every_connection() {
+    let server = Server::with(HttpConfig { max_connections_per_address: 2, ..HttpConfig::default() });
+    let open: Vec<_> = (0..2).map(|_| connect(server.address)).collect();
+    let refused = response(&mut connect(server.address));
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "overloaded"));
+    drop(open);
+    until_none_is_open(&server, || {});
+    assert_eq!(server.get("/livez").status, 200);
+}
+
 /// The value of a metric without labels.
 fn counted(server: &Server, name: &str) -> u64 {
     let metrics = server.metrics.scrape(None, Staleness::default());

@@ -1,12 +1,14 @@
 //! How many tokens that are none came from where: bounds what is answered and logged about them, in bounded memory.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use ahash::RandomState;
+
+use crate::http::slots::network;
 
 /// How many may come at once.
 const BURST: u32 = 20;
@@ -51,13 +53,8 @@ impl Failures {
         false
     }
 
-    /// One place for all addresses of a network that has 2^64 of them to choose from.
     fn place(&self, from: IpAddr) -> usize {
-        let network = match from.to_canonical() {
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64)),
-            v4 @ IpAddr::V4(_) => v4,
-        };
-        usize::try_from(self.keys.hash_one(network) % PLACES as u64).expect("it is small")
+        usize::try_from(self.keys.hash_one(network(from)) % PLACES as u64).expect("it is small")
     }
 }
 
