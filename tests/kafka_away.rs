@@ -88,9 +88,7 @@ fn http_answers_before_there_is_a_broker_and_verbs_end_in_time() {
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("no answer within 2s: it may be written, and applied later, or not"), "{said}");
     assert_eq!(ask(&agent, &house, "/livez").0, 200);
-    broker.start_again();
-    house.wait_until_ready(&agent);
-    house.terminate();
+    assert!(house.runs());
 }
 
 #[test]
