@@ -34,7 +34,6 @@ use statehouse_dataflows::vocabulary::Partition;
 use self::{
     appender::KafkaAppender,
     checkpoint::KafkaReader,
-    clock::Steady,
     context::Member,
     instances::KafkaRoll,
     peers::KafkaPeers,
@@ -99,7 +98,7 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
         reject_bytes_max: facts.reject_bytes_max,
     };
     let roll = || KafkaRoll::new(settings.clone(), readers.clone());
-    let transactors = KafkaTransactors { grounds: Arc::new(grounds), roll: roll(), clock: Steady::default() };
+    let transactors = KafkaTransactors::new(Arc::new(grounds), roll());
     let mut committer = GroupCommitter::new(transactors, ownership.clone());
     let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), readers.clone()).of(facts.partitions);
     (waiting.tell)("the topics are as they must be; transactions are being started");

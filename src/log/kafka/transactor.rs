@@ -38,8 +38,10 @@ use crate::log::{
     },
 };
 
-/// How long one try to start the producer may take; the caller tries again.
+/// How long the first try to start a producer may take; the caller tries again.
 const START_PATIENCE: Duration = Duration::from_secs(3);
+/// Each further try may take twice as long, up to this: brokers that are slow or far away are reached in the end.
+const START_PATIENCE_MAX: Duration = Duration::from_secs(12);
 
 /// What every transactor of a process needs.
 pub(super) struct Grounds {
@@ -63,8 +65,16 @@ pub(super) struct KafkaTransactor {
 /// Makes them.
 pub(super) struct KafkaTransactors {
     pub(super) grounds: Arc<Grounds>,
-    pub(super) roll: KafkaRoll,
-    pub(super) clock: Steady,
+    roll: KafkaRoll,
+    clock: Steady,
+    /// For the next try to start.
+    start_patience: Duration,
+}
+
+impl KafkaTransactors {
+    pub(super) fn new(grounds: Arc<Grounds>, roll: KafkaRoll) -> Self {
+        Self { grounds, roll, clock: Steady::default(), start_patience: START_PATIENCE }
+    }
 }
 
 impl Time for KafkaTransactors {
@@ -86,9 +96,11 @@ impl Transactors for KafkaTransactors {
         let here = self.grounds.clone();
         let disturbed = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&disturbed);
+        let patience = self.start_patience;
+        self.start_patience = (patience * 2).min(START_PATIENCE_MAX);
         thread::Builder::new()
             .name("kafka-commit".into())
-            .spawn(move || match start_producer(&here.settings, told) {
+            .spawn(move || match start_producer(&here.settings, told, patience) {
                 Ok(producer) => {
                     drop(started.send(Ok(())));
                     serve(&here, &grant, &producer, &inbox);
@@ -96,8 +108,9 @@ impl Transactors for KafkaTransactors {
                 Err(error) => drop(started.send(Err(error))),
             })
             .map_err(|error| StartError::Later(format!("no thread for commits: {error}")))?;
-        match outcome.recv_timeout(START_PATIENCE * 2) {
+        match outcome.recv_timeout(patience * 2) {
             Ok(Ok(())) => {
+                self.start_patience = START_PATIENCE;
                 disturbed.store(false, Ordering::Release); // nothing of a transaction was sent yet
                 Ok(KafkaTransactor { jobs, patience: given_up_after(self.grounds.settings.transaction_timeout), disturbed })
             }
@@ -143,10 +156,10 @@ fn serve(grounds: &Grounds, grant: &Grant, producer: &ThreadedProducer<Deliverie
     }
 }
 
-fn start_producer(settings: &Settings, disturbed: Arc<AtomicBool>) -> Result<ThreadedProducer<Deliveries>, StartError> {
+fn start_producer(settings: &Settings, disturbed: Arc<AtomicBool>, patience: Duration) -> Result<ThreadedProducer<Deliveries>, StartError> {
     let config = settings.transactional(&settings.transactional_id);
     let producer: ThreadedProducer<Deliveries> = make(&config, Deliveries::telling(disturbed)).map_err(StartError::Never)?;
-    fence(&producer, START_PATIENCE).map_err(|error| match error.rdkafka_error_code() {
+    fence(&producer, patience).map_err(|error| match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::InvalidTransactionTimeout) => StartError::Never(LogError::Setting(format!(
             "kafka.transaction_timeout_ms = {}: more than the brokers allow (their transaction.max.timeout.ms); lower it",
             settings.transaction_timeout.as_millis()
