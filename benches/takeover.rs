@@ -29,7 +29,7 @@ use ureq::Agent;
 
 const SESSION: Duration = Duration::from_secs(10);
 /// Without an answer for so long, the run has failed.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(1_200);
 /// Between two questions for the same object.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 /// Copies and instances are settled after so long without a change.
@@ -49,7 +49,7 @@ fn main() {
 
     let mut house = House { agent: agent(), file, programs: Vec::new(), copies_of_all: copies.min(instances - 1) * partitions as usize };
     house.fill_up(instances);
-    Watch::new(&config).wait_until_applied();
+    wait_until_applied(&Watch::new(&config));
     let kill_s = house.take_over(|mut victim| victim.kill());
     house.fill_up(instances);
     let stop_s = house.take_over(Program::terminate);
@@ -65,6 +65,14 @@ fn main() {
     );
     for line in house.programs.iter().flat_map(Program::complaints).filter(|line| !line.contains("min.insync.replicas")) {
         println!("  {line}");
+    }
+}
+
+fn wait_until_applied(watch: &Watch) {
+    let (begun, end) = (Instant::now(), watch.end());
+    while watch.committed() != Some(end) {
+        assert!(begun.elapsed() < PATIENCE, "stuck at {:?} of {end}", watch.committed());
+        thread::sleep(Duration::from_millis(100));
     }
 }
 

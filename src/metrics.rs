@@ -62,6 +62,7 @@ pub struct Metrics {
     restore_records: Counter,
     restore_duration: Histogram,
     copies: Gauge,
+    copies_age: Gauge<f64, AtomicU64>,
     takeovers: Counter,
     takeover_duration: Histogram,
     stale: Gauge,
@@ -160,6 +161,7 @@ impl Default for Metrics {
             restore_records: Counter::default(),
             restore_duration: Histogram::new(exponential_buckets(0.01, 2.0, 15)), // 10 ms to 160 s
             copies: Gauge::default(),
+            copies_age: Gauge::default(),
             takeovers: Counter::default(),
             takeover_duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)), // 1 ms to 16 s
             stale: Gauge::default(),
@@ -245,9 +247,10 @@ impl Metrics {
         self.restore_duration.observe(duration.as_secs_f64());
     }
 
-    /// Notes how many whole copies of others' partitions are kept.
-    pub fn copies(&self, whole: usize) {
+    /// Notes how many whole copies of others' partitions are kept, and how long ago the last of them was known to be all that is committed.
+    pub fn copies(&self, whole: usize, age: Duration) {
         self.copies.set(i64::try_from(whole).unwrap_or(i64::MAX));
+        self.copies_age.set(age.as_secs_f64());
     }
 
     /// Counts a partition that was taken over from its copy, and how long it took to prove that.
@@ -318,6 +321,8 @@ impl Metrics {
             self.restore_duration.clone(),
         );
         to.register("copies", "Whole warm copies of partitions that other instances own", self.copies.clone());
+        let age = self.copies_age.clone();
+        to.register("copies_age_seconds", "Since the copy that is furthest behind was known to be all that is committed", age);
         to.register("takeovers", "Partitions taken over from a warm copy, without a restore", self.takeovers.clone());
         let duration = self.takeover_duration.clone();
         to.register("takeover_duration_seconds", "From a partition's assignment to the proof that its copy is what is committed", duration);

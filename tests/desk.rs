@@ -7,7 +7,7 @@ use std::{
 };
 
 use statehouse::{
-    board::{PartitionStanding, Standing},
+    board::{CopyStanding, PartitionStanding, Standing},
     desk::{Busy, Desk, DeskParts, Unavailable},
     log::{AppendDone, AppendError, Appender},
     question::{Answer, Ask, Question},
@@ -160,6 +160,58 @@ fn another_instances_object_is_not_asked() {
     let House { desk, asked, .. } = house(standing(&[(2, Some(5))]), Notebook::default());
     let (refused, _) = with_worker(asked, |_, ask| panic!("{ask:?} was asked"), desk.object("1a"));
     assert_eq!(refused.unwrap_err(), Unavailable::NotOwner(1));
+}
+
+/// Partition 2 is live; of 1 there is this copy.
+fn beside_a_copy(copy: Option<CopyStanding>) -> Standing {
+    Standing { copies: BTreeMap::from([(1, copy)]), ..standing(&[(2, Some(5))]) }
+}
+
+const COPY: CopyStanding = CopyStanding { next_offset: 70, level_ms: NOW_MS - 250 };
+
+#[test]
+fn a_copy_answers_where_it_may_and_says_how_old_it_is() {
+    let House { desk, asked, standing: now } = house(beside_a_copy(Some(COPY)), Notebook::default());
+    let answer = |_, _: &Ask| Some(Answer::Object(None));
+    let (refused, asked) = with_worker(asked, answer, desk.object("1a"));
+    assert_eq!(refused.unwrap_err(), Unavailable::NotOwner(1), "not unless asked to");
+    let desk = desk.with_copies();
+    let (answered, asked) = with_worker(asked, answer, desk.object("1a"));
+    let answered = answered.unwrap();
+    assert_eq!((answered.position, answered.stale_ms), (BTreeMap::from([(1, 70)]), Some(250)));
+    let (answered, asked) = with_worker(asked, answer, desk.object("2a"));
+    assert_eq!(answered.unwrap().stale_ms, None, "what is live is not stale");
+    now.send_modify(|standing| _ = standing.partitions.insert(1, PartitionStanding::Restoring));
+    let (answered, asked) = with_worker(asked, answer, desk.object("1a"));
+    assert_eq!(answered.unwrap().stale_ms, Some(250), "while it is taken over, too");
+    now.send_replace(beside_a_copy(None));
+    let (refused, _) = with_worker(asked, answer, desk.object("1a"));
+    assert_eq!(refused.unwrap_err(), Unavailable::NotOwner(1), "not before it is whole");
+}
+
+#[test]
+fn a_list_is_of_owned_partitions_alone_and_as_old_as_the_oldest() {
+    let being_taken = Standing { copies: BTreeMap::from([(1, Some(COPY)), (3, Some(COPY))]), ..standing(&[(1, None), (2, Some(5))]) };
+    let House { desk, asked, .. } = house(being_taken, Notebook::default());
+    let answer = |_, ask: &Ask| {
+        let Ask::List(_, of) = ask else { panic!("{ask:?}") };
+        assert_eq!(of.iter().copied().collect::<Vec<_>>(), [1, 2], "3 is another's");
+        Some(Answer::List(Vec::new()))
+    };
+    let (answered, _) = with_worker(asked, answer, desk.with_copies().list(ListQuery { limit: 1, ..ListQuery::default() }));
+    let answered = answered.unwrap();
+    assert_eq!((answered.position, answered.stale_ms), (BTreeMap::from([(1, 70), (2, 5)]), Some(250)));
+}
+
+#[test]
+fn an_answer_from_a_copy_that_was_begun_anew_is_no_answer() {
+    let House { desk, asked, standing: now } = house(beside_a_copy(Some(COPY)), Notebook::default());
+    let answer = |_, _: &Ask| {
+        now.send_modify(|standing| _ = standing.upheavals.insert(1, 2)); // it looks the same and is not
+        Some(Answer::Object(None))
+    };
+    let (refused, _) = with_worker(asked, answer, desk.with_copies().object("1a"));
+    assert_eq!(refused.unwrap_err(), Unavailable::Unanswered);
 }
 
 #[test]

@@ -5,6 +5,9 @@
 //! by it. One copy is gathered at a time, which bounds what stands in memory; the others wait. Blocks while it delivers, and while the
 //! log is asked what is committed.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
@@ -126,8 +129,9 @@ impl Keeper {
         for partition in partitions {
             self.attend(partition)?;
         }
-        let whole = self.kept.values().filter(|kept| kept.follower.is_whole()).count();
-        self.thread.metrics.copies(whole);
+        let whole = self.kept.values().filter(|kept| kept.follower.is_whole());
+        let ages = whole.clone().filter_map(|kept| kept.told_level).map(|told| told.elapsed());
+        self.thread.metrics.copies(whole.count(), ages.max().unwrap_or_default());
         Ok(())
     }
 

@@ -23,7 +23,7 @@ fn what_is_counted_shows_under_its_name() {
     metrics.partition_released(4);
     metrics.restore_read(10);
     metrics.partition_restored(Duration::from_secs(1));
-    metrics.copies(3);
+    metrics.copies(3, Duration::from_millis(250));
     metrics.taken_over(Duration::from_millis(20));
     metrics.http_request("/v1/objects", 200, Duration::from_millis(1));
     let open = metrics.http_connection();
@@ -49,6 +49,7 @@ fn what_is_counted_shows_under_its_name() {
         "statehouse_restore_records_total 10",
         "statehouse_restore_duration_seconds_count 1",
         "statehouse_copies 3",
+        "statehouse_copies_age_seconds 0.25",
         "statehouse_takeovers_total 1",
         "statehouse_takeover_duration_seconds_count 1",
         "statehouse_stale 1",

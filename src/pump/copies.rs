@@ -32,8 +32,9 @@ impl Pump {
         let is_over = |partition: &&Partition| !self.wanted.contains(*partition);
         let over: Vec<_> = self.copies.keys().filter(is_over).copied().collect();
         over.into_iter().for_each(|partition| self.drop_copy(partition, out));
-        if !self.lines.values().all(Line::is_whole) {
-            return; // our own come first
+        // Our own come first. And what is said of a copy with the epoch in flight must not be taken for the one that is begun now.
+        if self.in_flight || !self.lines.values().all(Line::is_whole) {
+            return;
         }
         let is_new = |partition: &&Partition| !self.copies.contains_key(*partition) && !self.lines.contains_key(*partition);
         let new: Vec<_> = self.wanted.iter().filter(is_new).copied().collect();

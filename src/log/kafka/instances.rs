@@ -29,6 +29,9 @@ use crate::log::protocol::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The first try to fence an id. The brokers say no while they end its transaction, which takes them some ten milliseconds, and the client asks
+/// again after half a second only; a new client asks at once. Where brokers are slow the next tries wait longer.
+const FENCE_TRY: Duration = Duration::from_millis(150);
 
 /// Writes this process start's entry.
 ///
@@ -128,9 +131,17 @@ impl Roll for KafkaRoll {
 
     fn fence(&mut self, transactional_id: &str) -> Result<(), String> {
         let config = self.settings.transactional(transactional_id);
-        let producer: BaseProducer<Deliveries> = make(&config, Deliveries::default()).map_err(|error| error.to_string())?;
-        let fenced = fence(&producer, PATIENCE).map_err(|error| error.to_string());
-        drop_aside(producer);
-        fenced
+        let (began, mut patience) = (Instant::now(), FENCE_TRY);
+        loop {
+            let producer: BaseProducer<Deliveries> = make(&config, Deliveries::default()).map_err(|error| error.to_string())?;
+            let fenced = fence(&producer, patience);
+            drop_aside(producer);
+            match fenced {
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && began.elapsed() < PATIENCE => {
+                    patience = (4 * patience).min(PATIENCE);
+                }
+                outcome => return outcome.map_err(|error| error.to_string()),
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | all of a transaction | `kafka-commit`, of its own | twice the transaction timeout; thread and producer are abandoned, and fenced by the next |
 //! | start of a producer | the same | 6 s, and more with each try that fails, up to 24 s; the same |
-//! | registration; its end after a death | commit; restore | 5 s; the clients are dropped on a thread of their own |
+//! | registration; its end after a death | commit; restore | 5 s; some 8 s in four tries; the clients are dropped on a thread of their own |
 //! | committed offset | restore | 1 s a try; asked again, for 30 s, then by a new restore |
 //! | ends of a partition, offsets of a time, members of the group | restore | 5 s each, by the client; then by a new restore |
 //! | records of the checkpoint, an open transaction before its end | restore | 30 s of silence; then by a new restore |

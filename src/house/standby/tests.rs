@@ -1,0 +1,264 @@
+//! The loop of the copies over a made-up log: what it delivers, and when it doubts.
+
+use std::sync::{Mutex, atomic::AtomicBool};
+
+use ahash::RandomState;
+use crossbeam_channel::{bounded, unbounded};
+use statehouse_dataflows::{
+    digest::row_hash,
+    rows::Rows,
+    vocabulary::{Report, Row, RowValue},
+};
+
+use super::*;
+use crate::{
+    chunk,
+    house::SystemClock,
+    log::{Checkpoint, Peer, Peers, Start, Tail},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const PARTITION: Partition = 3;
+
+/// What comes of the tail.
+enum Come {
+    Record(Vec<u8>),
+    End,
+    Lost,
+}
+
+/// A log that brings what it is told, and notes what is asked of it.
+struct Scripted {
+    come: Receiver<Come>,
+    asked: Sender<String>,
+}
+
+impl Tail for Scripted {
+    fn follow(&mut self, partition: Partition) -> Result<(), LogError> {
+        self.asked.send(format!("follow {partition}")).unwrap();
+        Ok(())
+    }
+    fn leave(&mut self, partition: Partition) -> Result<(), LogError> {
+        self.asked.send(format!("leave {partition}")).unwrap();
+        Ok(())
+    }
+    fn poll(&mut self, wait: Duration, each: &mut dyn FnMut(Tailed<'_>)) {
+        match self.come.recv_timeout(wait) {
+            Ok(Come::Record(bytes)) => each(Tailed::Record(PARTITION, 7, &bytes)),
+            Ok(Come::End) => each(Tailed::End(PARTITION)),
+            Ok(Come::Lost) => each(Tailed::Lost),
+            Err(_) => {}
+        }
+    }
+    fn end(&mut self, _: Partition) -> Option<Offset> {
+        Some(8)
+    }
+}
+
+/// What is committed: as often as it is asked, the next answer.
+type Answers = Arc<Mutex<Vec<Result<Option<(Offset, Progress)>, LogError>>>>;
+struct Committed(Answers);
+
+impl Checkpoint for Committed {
+    fn progress(&mut self, _: Partition) -> Result<Option<(Offset, Progress)>, LogError> {
+        self.0.lock().unwrap().remove(0)
+    }
+    fn start_offset(&mut self, _: Partition, _: Start) -> Result<Offset, LogError> {
+        unreachable!("nothing starts")
+    }
+    fn read(&mut self, _: Partition, _: Offset, _: &mut dyn FnMut(Offset, &[u8]) -> std::ops::ControlFlow<()>) -> Result<bool, LogError> {
+        unreachable!("nothing is restored")
+    }
+}
+
+/// Two instances: this one, and the owner of the partition.
+struct Two;
+
+impl Peers for Two {
+    fn me(&self) -> &'static str {
+        "me"
+    }
+    fn look(&mut self) -> Result<Vec<Peer>, LogError> {
+        let peer = |instance: &str, owned| Peer { instance: instance.to_owned(), owned };
+        Ok(vec![peer("me", vec![0]), peer("other", vec![1, 2, PARTITION])])
+    }
+}
+
+struct Bench {
+    orders: Sender<Order>,
+    come: Sender<Come>,
+    asked: Receiver<String>,
+    wanted: Receiver<BTreeSet<Partition>>,
+    deliveries: Receiver<Delivery>,
+    committed: Answers,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Bench {
+    /// Runs the loop for as long as the story takes.
+    fn run(story: impl FnOnce(&Self)) {
+        let (orders, ordered) = bounded(4);
+        let (come, comes) = unbounded();
+        let (ask, asked) = unbounded();
+        let (wanted, wants) = bounded(1);
+        let (deliver, deliveries) = unbounded();
+        let committed = Answers::default();
+        let thread = StandbyThread {
+            settings: RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows: 10, keys: RandomState::new() },
+            log: Standby {
+                tail: Box::new(Scripted { come: comes, asked: ask }),
+                peers: Box::new(Two),
+                checkpoint: Box::new(Committed(Arc::clone(&committed))),
+            },
+            of: (4, 1),
+            orders: ordered,
+            wanted,
+            deliver,
+            clock: Arc::new(SystemClock::default()),
+            metrics: Metrics::new(),
+        };
+        let thread = std::thread::spawn(move || thread.run());
+        let bench = Self { orders, come, asked, wanted: wants, deliveries, committed, cancelled: Arc::default() };
+        story(&bench);
+        drop(bench);
+        thread.join().unwrap().unwrap();
+    }
+
+    fn order_copy(&self) {
+        let request = Request { partition: PARTITION, number: 5, cancelled: Arc::clone(&self.cancelled) };
+        self.orders.send(Order::Copy(request)).unwrap();
+        assert_eq!(self.asked(), "follow 3");
+    }
+
+    /// The copy is whole after chunk 1.
+    fn make_whole(&self) {
+        self.order_copy();
+        self.come.send(Come::Record(chunk(1))).unwrap();
+        self.come.send(Come::End).unwrap();
+        assert!(matches!(self.next(), Delivered::Begin(at) if at.next_offset == 10));
+        assert!(matches!(self.next(), Delivered::Rows(objects) if objects.len() == 1));
+        assert!(matches!(self.next(), Delivered::End));
+        assert!(matches!(self.deliveries.recv_timeout(PATIENCE).unwrap().what, Delivered::Level(_)), "it is known to be level at once");
+    }
+
+    fn take_over(&self) {
+        self.orders.send(Order::TakeOver { partition: PARTITION, number: 5 }).unwrap();
+    }
+
+    fn asked(&self) -> String {
+        self.asked.recv_timeout(PATIENCE).expect("something is asked")
+    }
+
+    /// What is delivered next, but how level it is.
+    fn next(&self) -> Delivered {
+        loop {
+            let Delivery { partition, number, what } = self.deliveries.recv_timeout(PATIENCE).expect("a delivery");
+            assert_eq!((partition, number), (PARTITION, 5));
+            if !matches!(what, Delivered::Level(_)) {
+                return what;
+            }
+        }
+    }
+}
+
+/// Chunk n says that agent n reports, too.
+fn rows(n: u64) -> Vec<Row> {
+    let report = |agent: u64| {
+        let report = Report { state: "x".into(), ts_ms: 1, offset: 2, due_ms: None };
+        Row { partition: PARTITION, object: "o".into(), value: RowValue::Report(format!("a{agent}").into(), Some(report)) }
+    };
+    (1..=n).map(report).collect()
+}
+
+fn digest(n: u64) -> u64 {
+    rows(n).iter().fold(0, |digest, row| digest.wrapping_add(row_hash(row)))
+}
+
+fn chunk(n: u64) -> Vec<u8> {
+    let header = chunk::Header {
+        house: "test".into(),
+        partition: PARTITION,
+        n,
+        next_offset: n as Offset * 10,
+        clock_ms: 100,
+        event: 7,
+        digest: digest(n),
+        ..chunk::Header::default()
+    };
+    let rows = Rows::of(&rows(n)[n as usize - 1..]);
+    chunk::encode(&header, &[rows], 1_000_000).remove(0)
+}
+
+fn progress(n: u64) -> (Offset, Progress) {
+    (n as Offset * 10, Progress { n, digest: digest(n), start: 4 })
+}
+
+#[test]
+fn what_is_wanted_is_told_once() {
+    Bench::run(|bench| {
+        assert_eq!(bench.wanted.recv_timeout(PATIENCE).unwrap(), [1, 2, 3].into());
+    });
+}
+
+#[test]
+fn a_copy_follows_and_is_handed_over_when_it_is_proven() {
+    Bench::run(|bench| {
+        bench.make_whole();
+        bench.come.send(Come::Record(chunk(2))).unwrap();
+        assert!(matches!(bench.next(), Delivered::Chunk(at, _) if at.next_offset == 20));
+        let later = LogError::Unavailable("a transaction is pending".into());
+        *bench.committed.lock().unwrap() = vec![Err(later), Ok(Some(progress(3)))];
+        bench.take_over();
+        bench.come.send(Come::Record(chunk(3))).unwrap(); // what its owner committed last
+        assert!(matches!(bench.next(), Delivered::Chunk(at, _) if at.next_offset == 30));
+        assert!(matches!(bench.next(), Delivered::Begin(at) if at.progress == Some(progress(3).1) && at.next_offset == 30));
+        assert!(matches!(bench.next(), Delivered::End));
+        assert_eq!(bench.asked(), "leave 3");
+    });
+}
+
+#[test]
+fn a_copy_that_is_not_what_is_committed_is_doubted() {
+    let other = Progress { digest: 1, ..progress(1).1 };
+    for answer in [Ok(Some((10, other))), Ok(Some((11, progress(1).1))), Ok(None), Err(LogError::Corrupt("worse".into()))] {
+        Bench::run(|bench| {
+            bench.make_whole();
+            bench.committed.lock().unwrap().push(answer);
+            bench.take_over();
+            assert_eq!(bench.asked(), "leave 3");
+            assert!(matches!(bench.next(), Delivered::Doubt));
+        });
+    }
+}
+
+#[test]
+fn a_copy_behind_what_is_committed_waits_only_so_long() {
+    Bench::run(|bench| {
+        bench.make_whole();
+        bench.committed.lock().unwrap().push(Ok(Some(progress(2))));
+        bench.take_over();
+        assert!(matches!(bench.next(), Delivered::Doubt), "chunk 2 never comes");
+    });
+}
+
+#[test]
+fn what_went_wrong_on_the_way_is_doubted() {
+    for come in [Come::Record(chunk(3)), Come::Record(b"nonsense".to_vec()), Come::Lost] {
+        Bench::run(|bench| {
+            bench.make_whole();
+            bench.come.send(come).unwrap();
+            assert!(matches!(bench.next(), Delivered::Doubt));
+            bench.take_over();
+            assert!(matches!(bench.next(), Delivered::Doubt), "and there is nothing to take over");
+        });
+    }
+}
+
+#[test]
+fn a_copy_that_nobody_wants_any_more_is_left() {
+    Bench::run(|bench| {
+        bench.make_whole();
+        bench.cancelled.store(true, Ordering::Relaxed);
+        assert_eq!(bench.asked(), "leave 3");
+    });
+}
