@@ -12,6 +12,8 @@ use std::{
 };
 
 use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewPartitions},
+    client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     producer::{BaseProducer, Producer},
 };
@@ -40,6 +42,26 @@ fn timed<T>(what: &str, step: impl FnOnce() -> T) -> (T, Duration) {
     let result = step();
     println!("{what}: {} ms", began.elapsed().as_millis());
     (result, began.elapsed())
+}
+
+/// As after some failovers: the client believes to know all partitions, and would ask nobody for minutes.
+#[test]
+fn a_client_that_lacks_a_partition_is_replaced() {
+    let house = House::new();
+    let mut log = house.open();
+    assert_eq!(known(|| log.checkpoint.start_offset(0, Start::Earliest)), 0);
+    let admin: AdminClient<DefaultClientContext> = client(&house).create().expect("a client");
+    let source = house.topic("reports");
+    let more = [NewPartitions::new(&source, PARTITIONS as usize + 1)];
+    let asked = admin.create_partitions(&more, &AdminOptions::new().operation_timeout(Some(PATIENCE)));
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(asked).expect("asked");
+    let mut asked = 0;
+    let start = known(|| {
+        asked += 1;
+        log.checkpoint.start_offset(PARTITIONS, Start::Earliest)
+    });
+    assert_eq!(start, 0);
+    assert!(asked > 1, "the client knew of it at once: this shows nothing");
 }
 
 #[test]

@@ -88,6 +88,13 @@ impl Reference {
         self.objects.iter().map(|(key, object)| (key.clone(), object.published())).collect()
     }
 
+    /// One object's row and its live reports by agent. None: not known.
+    #[must_use]
+    pub fn object(&self, name: &str, partition: Partition) -> Option<(Published, &BTreeMap<String, Report>)> {
+        let object = self.objects.get(&(name.to_owned(), partition))?;
+        Some((object.published(), &object.reports))
+    }
+
     /// The live reports by agent, of every object that has any.
     #[must_use]
     pub fn reports(&self) -> BTreeMap<(String, Partition), BTreeMap<String, Report>> {

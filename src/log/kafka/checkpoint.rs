@@ -1,6 +1,7 @@
 //! What a restore reads, from Kafka: the single questions. In which order they come, and what is waited for, says `protocol`.
 
 use std::{
+    mem,
     ops::ControlFlow,
     sync::{Arc, Mutex},
     time::Duration,
@@ -13,7 +14,7 @@ use rdkafka::{
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
-use super::{clock::Steady, context::Voice, lock, readers::Readers, settings::Settings};
+use super::{clock::Steady, context::Voice, drop_aside, lock, readers::Readers, settings::Settings};
 use crate::log::{
     LogError, Start,
     protocol::client::{ReadFrom, Reader, Seen, Time, View},
@@ -35,6 +36,20 @@ impl KafkaReader {
     /// Reads with these.
     pub(super) fn new(settings: Arc<Settings>, readers: Arc<Mutex<Readers>>) -> Self {
         Self { settings, readers, clock: Steady::default() }
+    }
+
+    /// The ends of a partition. Its topic had it when the house started, so a client that knows of no such partition is mistaken: it keeps
+    /// for minutes what it made of the brokers' word during a failover, and asks nobody while it believes to know. New ones ask.
+    fn watermarks(&self, topic: &str, partition: Partition, view: View) -> Result<(Offset, Offset), KafkaError> {
+        let mut readers = lock(&self.readers);
+        let ends = in_view(&readers, view).fetch_watermarks(topic, partition, ASK);
+        if let Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition)) = ends
+            && let Ok(renewed) = Readers::new(&self.settings)
+        {
+            tracing::warn!(topic, partition, "the Kafka client does not know the partition any more; it is replaced");
+            drop_aside(mem::replace(&mut *readers, renewed));
+        }
+        ends
     }
 
     fn ask_offset(&self, partition: Partition, view: View) -> Result<Option<(Offset, String)>, KafkaError> {
@@ -68,8 +83,7 @@ impl Reader for KafkaReader {
 
     fn ends(&mut self, partition: Partition, view: View) -> Result<(Offset, Offset), LogError> {
         let topic = &self.settings.topics.checkpoint;
-        in_view(&lock(&self.readers), view)
-            .fetch_watermarks(topic, partition, ASK)
+        self.watermarks(topic, partition, view)
             .map_err(|error| LogError::Unavailable(format!("the ends of {topic} [{partition}] are not known: {error}")))
     }
 
@@ -77,8 +91,7 @@ impl Reader for KafkaReader {
         let topic = &self.settings.topics.source;
         let unknown = |error: KafkaError| LogError::Unavailable(format!("where to start in {topic} [{partition}] is not known: {error}"));
         // Records of transactions that are still open count as not there yet, or they would be skipped.
-        let readers = lock(&self.readers);
-        let (low, end) = readers.committed.fetch_watermarks(topic, partition, ASK).map_err(unknown)?;
+        let (low, end) = self.watermarks(topic, partition, View::Stable).map_err(unknown)?;
         let timestamp_ms = match start {
             Start::Earliest => return Ok(low),
             Start::Latest => return Ok(end),
@@ -86,7 +99,7 @@ impl Reader for KafkaReader {
         };
         let mut times = TopicPartitionList::new();
         times.add_partition_offset(topic, partition, Place::Offset(timestamp_ms.max(0))).map_err(unknown)?;
-        let times = readers.committed.offsets_for_times(times, ASK).map_err(unknown)?;
+        let times = lock(&self.readers).committed.offsets_for_times(times, ASK).map_err(unknown)?;
         let elements = times.elements();
         let Some(element) = elements.first() else { return Ok(end) };
         element.error().map_err(unknown)?;
