@@ -2,7 +2,7 @@
 //! there again, one is stopped in order. Measured is the time until the last of its partitions is answered, not as stale, by another.
 //!
 //! Starts a broker of its own (`scripts/kafka`) on the same machine. A kill is noticed after the session timeout, counted from the last
-//! heartbeat that the brokers had; `over_session_s` is what comes on top. Prints one line of numbers and the instances' warnings if there are any.
+//! heartbeat that the brokers had; `over_session_s` is what comes on top, and `proven_s` the mean of what it takes to prove a copy. Prints one line of numbers and the instances' warnings if there are any.
 //!
 //! `cargo bench --bench takeover -- [instances] [partitions] [copies] [reports] [objects] [agents] [workers]`
 
@@ -55,12 +55,13 @@ fn main() {
     let stop_s = house.take_over(Program::terminate);
     println!(
         "takeover instances={instances} partitions={partitions} copies={copies} reports={} objects={} agents={} kill_s={kill_s:.2} \
-         over_session_s={:.2} stop_s={stop_s:.2} from_copies={} restored={}",
+         over_session_s={:.2} stop_s={stop_s:.2} from_copies={} proven_s={:.2} restored={}",
         shape.0,
         shape.1,
         shape.2,
         kill_s - SESSION.as_secs_f64(),
         house.sum("statehouse_takeovers_total"),
+        house.sum("statehouse_takeover_duration_seconds_sum") / house.sum("statehouse_takeovers_total").max(1.0),
         house.sum("statehouse_restores_total"),
     );
     for line in house.programs.iter().flat_map(Program::complaints).filter(|line| !line.contains("min.insync.replicas")) {
