@@ -10,6 +10,7 @@ pub mod kafka;
 pub mod local;
 pub mod partitioner;
 mod protocol;
+pub mod simulated;
 
 use std::{
     fmt,
