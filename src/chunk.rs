@@ -7,15 +7,16 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0..4 | [`MAGIC`] |
-//! | 4 | version: [`VERSION`] |
+//! | 4 | version: [`VERSION`], or 1 |
 //! | 5..13 | xxh3 (64 bits, little endian, seeded with the version) of everything after it |
 //! | 13 | codec of the body: 0 as it stands, 1 lz4 block |
 //! | 14..18 | index of the piece, from 0 (`u32`, little endian) |
 //! | 18..22 | number of pieces of the chunk (`u32`, little endian) |
 //! | 22..26 | length of the body before compression, at most [`BODY_BYTES_MAX`] (`u32`, little endian) |
-//! | 26.. | the body: postcard of [`body::Body`], columns of packed integers and of names |
+//! | 26.. | the body: postcard of [`body::Turned`] (version 1: of the [`body::Body`] in it), columns of packed integers and of names |
 //!
-//! A version's layout never changes; a new field means a new version, and the versions of the last release stay readable.
+//! A version's layout never changes; a new field means a new version, and the versions of the last release stay readable. Version 1 has no
+//! rotation: no slices, and a [`Turn`] of rotation 0.
 //! Known limit: the checksum finds accidents, not forgers. Whoever may write to the checkpoint topic may write anything.
 
 mod body;
@@ -27,7 +28,7 @@ mod read;
 use lz4_flex::block;
 use statehouse_dataflows::{
     rows::Rows,
-    vocabulary::{Millis, Offset, Partition, Row},
+    vocabulary::{Millis, Name, Offset, Partition, Row},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -42,7 +43,9 @@ pub const BODY_BYTES_MAX: usize = 64 << 20;
 pub(crate) const NO_CLOCK_MS: Millis = -1;
 
 const MAGIC: [u8; 4] = *b"SHck";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest version that is read.
+const VERSION_MIN: u8 = 1;
 const CHECKSUM_AT: usize = 5;
 const CHECKED_AT: usize = 13;
 const BODY_AT: usize = 26;
@@ -72,6 +75,28 @@ pub struct Header {
     pub ticks: Vec<(Offset, Millis)>,
     /// The instance that wrote it.
     pub instance: String,
+    /// Where the rotation of slices stands.
+    pub turn: Turn,
+}
+
+/// Where a partition's rotation of slices stands, as a chunk says it: enough for the next owner to go on. What it means, and why it is
+/// sound, is said where it is kept: [`crate::rotation`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// The rotation that the chunk's slice is of, from 1; 0: written before there were any.
+    pub rotation: u64,
+    /// Before this chunk: the greatest object of which any worker had passed a row; none: nobody had.
+    pub ahead: Option<Name>,
+    /// After this chunk: the least object up to which every worker has passed everything; none: there is none.
+    pub cursor: Option<Name>,
+    /// Whether the rotation ends with this chunk.
+    pub ends: bool,
+    /// Whether the chunk's slice is an advance: it was asked for because nothing else happened.
+    pub advances: bool,
+    /// Before this chunk: bytes of changed rows that slices have yet to match; negative: slices are ahead.
+    pub owed_bytes: i64,
+    /// Before this chunk: bytes of advances that changed rows have yet to match.
+    pub advance_bytes: u64,
 }
 
 /// One record of the checkpoint, read.
@@ -83,6 +108,8 @@ pub struct Piece {
     pub index: u32,
     /// How many pieces the chunk has.
     pub count: u32,
+    /// Whether its rows are a part of the chunk's slice.
+    pub is_slice: bool,
     /// Its rows.
     pub rows: Vec<Row>,
 }
@@ -101,7 +128,9 @@ pub enum ChunkError {
     #[error("not a piece of a chunk: it does not begin with \"SHck\"")]
     Foreign,
     /// They are of a release that this one can't read.
-    #[error("a piece of version {0}, this release reads version {VERSION}: use the release that wrote it, or a later one")]
+    #[error(
+        "a piece of version {0}, this release reads versions {VERSION_MIN} to {VERSION}: use the release that wrote it, or a later one"
+    )]
     Version(u8),
     /// They were changed, or are not all there.
     #[error("the checksum does not match: the piece is damaged")]
@@ -121,18 +150,33 @@ pub enum ChunkError {
 #[derive(Debug)]
 struct Flaw(&'static str);
 
-/// Writes a chunk of these rows, each worker's, which must be of the header's partition, in pieces of at most `max_bytes` each. At least
-/// one piece; a piece is larger only where a single row or tick already is.
+/// Writes a chunk of these changed rows, each worker's, which must be of the header's partition, in pieces of at most `max_bytes` each. At
+/// least one piece; a piece is larger only where a single row or tick already is.
 #[must_use]
 pub fn encode(header: &Header, rows: &[Rows], max_bytes: usize) -> Vec<Vec<u8>> {
-    debug_assert!(rows.iter().all(|rows| rows.is_empty() || rows.partition() == header.partition), "rows of one partition");
-    let mut pieces = Vec::with_capacity(1);
-    write(header, &header.ticks, &Cut::of(rows), max_bytes, &mut pieces);
+    encode_with_slice(header, (rows, &[]), max_bytes).0
+}
+
+/// As [`encode`], with rows of a slice in pieces of their own, after the others. Returns how many bytes those have, too.
+#[must_use]
+pub fn encode_with_slice(header: &Header, (rows, slice): (&[Rows], &[Rows]), max_bytes: usize) -> (Vec<Vec<u8>>, u64) {
+    let is_of_it = |rows: &Rows| rows.is_empty() || rows.partition() == header.partition;
+    debug_assert!(rows.iter().chain(slice).all(is_of_it), "rows of one partition");
+    let (rows, slice) = (Cut::of(rows), Cut::of(slice));
+    let mut pieces = Vec::with_capacity(2);
+    if rows.len() > 0 || !header.ticks.is_empty() || slice.len() == 0 {
+        write(header, &header.ticks, &rows, max_bytes, &mut pieces);
+    }
+    let first_slice = pieces.len();
+    if slice.len() > 0 {
+        write(header, &[], &slice.sliced(), max_bytes, &mut pieces);
+    }
     let count = u32::try_from(pieces.len()).expect("fewer pieces than rows and ticks fit memory");
     for (index, piece) in (0..count).zip(&mut pieces) {
         seal(piece, index, count);
     }
-    pieces
+    let slice_bytes = pieces[first_slice..].iter().map(|piece| piece.len() as u64).sum();
+    (pieces, slice_bytes)
 }
 
 /// Writes frames without index, count and checksum: those are known at the end.
@@ -194,10 +238,11 @@ pub fn decode(bytes: &[u8]) -> Result<Piece, ChunkError> {
     if bytes.len() < BODY_AT {
         return Err(ChunkError::Short { bytes: bytes.len() });
     }
-    if bytes[4] != VERSION {
-        return Err(ChunkError::Version(bytes[4]));
+    let version = bytes[4];
+    if !(VERSION_MIN..=VERSION).contains(&version) {
+        return Err(ChunkError::Version(version));
     }
-    let checksum = xxh3_64_with_seed(&bytes[CHECKED_AT..], u64::from(VERSION));
+    let checksum = xxh3_64_with_seed(&bytes[CHECKED_AT..], u64::from(version));
     if bytes[CHECKSUM_AT..CHECKED_AT] != checksum.to_le_bytes() {
         return Err(ChunkError::Checksum);
     }
@@ -206,13 +251,14 @@ pub fn decode(bytes: &[u8]) -> Result<Piece, ChunkError> {
         return Err(ChunkError::Frame("index"));
     }
     let stored = &bytes[BODY_AT..];
-    let (header, rows) = match bytes[CHECKED_AT] {
+    let read = |body: &[u8]| read(version, body);
+    let (header, is_slice, rows) = match bytes[CHECKED_AT] {
         STORED if length == stored.len() && length <= BODY_BYTES_MAX => read(stored)?,
         LZ4 if length <= BODY_BYTES_MAX.min(stored.len().saturating_mul(LZ4_GROWTH_MAX)) => read(&decompress(stored, length)?)?,
         STORED | LZ4 => return Err(ChunkError::Frame("length")),
         _ => return Err(ChunkError::Frame("codec")),
     };
-    Ok(Piece { header, index, count, rows })
+    Ok(Piece { header, index, count, is_slice, rows })
 }
 
 fn number(bytes: &[u8], at: usize) -> u32 {
@@ -228,8 +274,8 @@ fn decompress(stored: &[u8], length: usize) -> Result<Vec<u8>, ChunkError> {
     }
 }
 
-fn read(body: &[u8]) -> Result<(Header, Vec<Row>), ChunkError> {
-    read::read(body).map_err(|Flaw(what)| ChunkError::Body(what))
+fn read(version: u8, body: &[u8]) -> Result<(Header, bool, Vec<Row>), ChunkError> {
+    read::read(version, body).map_err(|Flaw(what)| ChunkError::Body(what))
 }
 
 #[cfg(test)]

@@ -7,18 +7,26 @@
 //! committer starts over (which resolves what was open, either way), and every partition is restored from the log. Nothing is sent again.
 
 mod part;
+mod slicing;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use statehouse_dataflows::vocabulary::{Offset, Partition, Seq};
+use statehouse_dataflows::{
+    slice::SliceAsk,
+    vocabulary::{Offset, Partition, Seq},
+};
 
-use self::part::{Assembled, assemble};
+use self::{
+    part::{Assembled, assemble},
+    slicing::{Reason, Slicing},
+};
 use crate::{
-    log::{Committer, LogError, Progress, TransactError, Transaction},
+    log::{Committer, LogError, Progress, TransactError, Transaction, Trims},
     message::{Cut, Note, Notice, Now, Output, Refused, Resolved, ToCommit},
     metrics::EpochCounts,
+    rotation::Written,
 };
 
 /// Commit's part of the configuration.
@@ -32,6 +40,10 @@ pub struct CommitSettings {
     pub workers: usize,
     /// The largest checkpoint record.
     pub max_piece_bytes: usize,
+    /// Slices wait until so many bytes of them are owed.
+    pub slice_bytes_min: u64,
+    /// How many bytes of slices are written a second, over all partitions, where nothing changes any more.
+    pub idle_slice_bytes: u64,
 }
 
 /// What commit sends, in this order within an epoch.
@@ -65,9 +77,24 @@ pub enum Outcome {
 pub struct Commit {
     settings: CommitSettings,
     committer: Box<dyn Committer>,
-    progress: BTreeMap<Partition, Progress>,
+    lines: BTreeMap<Partition, Line>,
     cut: Option<Cut>,
     outputs: Vec<Output>,
+}
+
+/// A partition, from one epoch to the next.
+struct Line {
+    progress: Progress,
+    slicing: Slicing,
+    /// Up to where the log was told that nothing is needed any more.
+    trimmed: Option<Offset>,
+}
+
+/// A chunk on its way.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    changed_bytes: u64,
+    slice_bytes: u64,
 }
 
 /// Everything of one epoch.
@@ -83,7 +110,7 @@ impl Commit {
     /// Nothing gathered yet.
     #[must_use]
     pub fn new(settings: CommitSettings, committer: Box<dyn Committer>) -> Self {
-        Self { settings, committer, progress: BTreeMap::new(), cut: None, outputs: Vec::new() }
+        Self { settings, committer, lines: BTreeMap::new(), cut: None, outputs: Vec::new() }
     }
 
     /// Gathers; yields the epoch once all of it is there.
@@ -107,16 +134,22 @@ impl Commit {
         if let Some(refused) = outputs.iter_mut().filter_map(|output| output.refused.take()).min_by_key(|refused| refused.seq) {
             return Outcome::Refused(refused);
         }
-        self.adopt(&cut);
-        let Assembled { transaction, transacted, counts } = assemble(&self.settings, &cut, outputs, &self.progress);
+        self.adopt(&cut, now);
+        let Assembled { transaction, sizes, transacted, mut counts } = assemble(&self.settings, &cut, outputs, &mut self.lines);
         let live = transaction.parts.iter().map(|part| (part.partition, part.next_offset)).collect();
-        if let Err(error) = self.transact(transaction, transacted) {
-            self.progress.clear();
+        if let Err(error) = self.transact(transaction, transacted, (&sizes, now)) {
+            self.lines.clear();
             out.push(Sent::Note(Note::Stale { since_ms: now.wall_ms, trouble: error.to_string() }));
             out.push(Sent::Pump(Resolved::Failed));
             return Outcome::Failed(error);
         }
-        self.announce(&cut, live, out);
+        if transacted {
+            let Trims { done, failed } = self.trim();
+            (counts.trims, counts.trims_failed) = (done, failed);
+        }
+        let lines = self.lines.iter();
+        counts.log_bytes = lines.map(|(partition, line)| (*partition, line.slicing.log_bytes(line.progress.start))).collect();
+        self.announce((&cut, live), now, out);
         out.push(Sent::Pump(Resolved::Committed { epoch: cut.epoch, transacted }));
         Outcome::Committed { transacted, counts }
     }
@@ -131,35 +164,83 @@ impl Commit {
         Ok(())
     }
 
-    /// Partitions come with the progress their restore found, and go when the cut doesn't name them any more.
-    fn adopt(&mut self, cut: &Cut) {
-        let before = std::mem::take(&mut self.progress);
-        let progress = cut.parts.iter().map(|part| {
-            let progress = part.adopted.or_else(|| before.get(&part.partition).copied());
-            (part.partition, progress.expect("a partition's first epoch brings its progress"))
+    /// Partitions come with what their restore found, and go when the cut doesn't name them any more.
+    fn adopt(&mut self, cut: &Cut, now: Now) {
+        let mut before = std::mem::take(&mut self.lines);
+        let workers = self.settings.workers;
+        let lines = cut.parts.iter().map(|part| {
+            let adopted = part.adopted.as_ref().map(|adopted| Line {
+                progress: adopted.progress,
+                slicing: Slicing::new(adopted.rotation.as_ref().clone(), workers, now),
+                trimmed: None,
+            });
+            let line = adopted.or_else(|| before.remove(&part.partition));
+            (part.partition, line.expect("a partition's first epoch brings its progress"))
         });
-        self.progress = progress.collect();
+        self.lines = lines.collect();
     }
 
-    fn transact(&mut self, transaction: Transaction, wanted: bool) -> Result<(), TransactError> {
-        if !wanted {
-            return Ok(());
+    /// Commits what there is to commit, and notes where it stands.
+    fn transact(
+        &mut self,
+        transaction: Transaction,
+        wanted: bool,
+        (sizes, now): (&[(Partition, Sizes)], Now),
+    ) -> Result<(), TransactError> {
+        let mut placed = Vec::new();
+        if wanted {
+            let progress: Vec<_> = transaction.parts.iter().map(|part| (part.partition, part.progress)).collect();
+            placed = self.committer.transact(transaction)?;
+            for (partition, progress) in progress {
+                let line = self.lines.get_mut(&partition).expect("a part for each line");
+                line.progress = place_start(partition, progress, &placed);
+            }
         }
-        let progress: Vec<_> = transaction.parts.iter().map(|part| (part.partition, part.progress)).collect();
-        let placed = self.committer.transact(transaction)?;
-        for (partition, progress) in progress {
-            self.progress.insert(partition, place_start(partition, progress, &placed));
+        for (partition, line) in &mut self.lines {
+            let sizes = sizes.iter().find(|(of, _)| of == partition).map(|(_, sizes)| *sizes);
+            let offset = placed.iter().find(|(of, _)| of == partition).map(|(_, offset)| *offset);
+            let written = sizes.zip(offset);
+            let written = written.map(|(Sizes { changed_bytes, slice_bytes }, offset)| Written { offset, changed_bytes, slice_bytes });
+            line.slicing.committed(written, now);
         }
         Ok(())
     }
 
-    fn announce(&self, cut: &Cut, live: Vec<(Partition, Offset)>, out: &mut Vec<Sent>) {
+    /// Gives up what no restore needs any more: what is before a start that is committed.
+    fn trim(&mut self) -> Trims {
+        let is_new = |line: &Line| line.progress.n > 1 && line.trimmed.is_none_or(|trimmed| trimmed < line.progress.start);
+        let mut before = Vec::new();
+        for (partition, line) in self.lines.iter_mut().filter(|(_, line)| is_new(line)) {
+            line.trimmed = Some(line.progress.start);
+            before.push((*partition, line.progress.start));
+        }
+        self.committer.trim(&before)
+    }
+
+    fn announce(&mut self, (cut, live): (&Cut, Vec<(Partition, Offset)>), now: Now, out: &mut Vec<Sent>) {
         let last: Seq = cut.end - 1;
-        out.extend((0..self.settings.workers).map(|worker| Sent::Worker(worker, Notice::Committed(last))));
+        let asks = self.asks(now);
+        out.extend(asks.into_iter().enumerate().map(|(worker, asks)| Sent::Worker(worker, Notice::Committed(last, asks))));
         out.push(Sent::Note(Note::Committed(live)));
         if !cut.copies.is_empty() {
             out.push(Sent::Note(Note::Copied(cut.copies.clone())));
         }
+    }
+
+    /// Which slices each worker's next output is to have.
+    fn asks(&mut self, now: Now) -> Vec<Vec<SliceAsk>> {
+        let mut all = vec![Vec::new(); self.settings.workers];
+        let least = self.settings.slice_bytes_min;
+        let wants = |(partition, line): (&Partition, &Line)| Some((*partition, line.slicing.wants(least, now)?));
+        let wanted: Vec<_> = self.lines.iter().filter_map(wants).collect();
+        let advances = wanted.iter().filter(|(_, reason)| *reason == Reason::Advance).count() as u64;
+        let advance_bytes = self.settings.idle_slice_bytes / advances.max(1);
+        for (partition, reason) in wanted {
+            let line = self.lines.get_mut(&partition).expect("it was just seen");
+            let asks = line.slicing.ask(partition, (reason, advance_bytes), now);
+            all.iter_mut().zip(asks).for_each(|(all, ask)| all.push(ask));
+        }
+        all
     }
 }
 

@@ -68,6 +68,8 @@ const COMMIT_NOTICES_MAX: usize = 64;
 const DELIVERIES_MAX: usize = 4;
 /// Orders that may wait at whoever keeps copies; more wait at the pump.
 const ORDERS_MAX: usize = 16;
+/// Slices wait until so many bytes of them are owed: small pieces compress badly, and what they cost more stays in the log.
+const SLICE_BYTES_MIN: u64 = 16 << 10;
 /// Rows of a restore that are handed over at a time.
 const RESTORE_BATCH_ROWS: usize = 4_096;
 /// Bytes of records in an epoch. Bounds what two epochs hold of the source; far above what `commit.max_records` usual records have.
@@ -176,6 +178,8 @@ impl Stages<'_> {
             instance: self.around.instance.clone(),
             workers: workers.len(),
             max_piece_bytes: chunk::PIECE_BYTES_MAX,
+            slice_bytes_min: SLICE_BYTES_MIN,
+            idle_slice_bytes: self.config.commit.idle_slice_bytes,
         };
         let thread = CommitThread {
             commit: Commit::new(settings, committer),

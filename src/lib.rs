@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod pump;
 pub mod question;
 pub mod restore;
+pub mod rotation;
 pub mod route;
 pub mod standby;
 pub mod worker;

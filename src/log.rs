@@ -158,12 +158,28 @@ pub trait Committer: Send {
     /// When it is not known to be committed. After an error only [`Committer::recover`] may follow.
     fn transact(&mut self, transaction: Transaction) -> Result<Vec<(Partition, Offset)>, TransactError>;
 
+    /// The checkpoint's records before these places are not needed any more: those places are committed as where restores begin. Returns at
+    /// once; it is done in a while, or not, and nothing depends on it. Returns what came of it since the last call. A log that gives up such
+    /// records with the transaction that says so has nothing to do here.
+    fn trim(&mut self, _before: &[(Partition, Offset)]) -> Trims {
+        Trims::default()
+    }
+
     /// After a failed transaction: starts over with a new producer, which fences the old one, so that what was open is resolved either way.
     /// Blocks until the log is there again or `keep_trying` says no.
     ///
     /// # Errors
     /// When, and only when, `keep_trying` said no or waiting won't help.
     fn recover(&mut self, keep_trying: &dyn Fn() -> bool) -> Result<(), LogError>;
+}
+
+/// What came of giving up checkpoint records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trims {
+    /// How often a partition's were given up.
+    pub done: u64,
+    /// How often that was refused; it is tried again when the start has moved on.
+    pub failed: u64,
 }
 
 /// One epoch: the outputs of every partition whose restore is complete, also of those without any.

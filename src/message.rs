@@ -17,6 +17,7 @@ use std::{
 use statehouse_dataflows::{
     engine::Counts,
     rows::Rows,
+    slice::{Slice, SliceAsk},
     vocabulary::{Cause, Millis, Offset, Partition, Row, Run, Seq},
 };
 
@@ -24,6 +25,7 @@ use crate::{
     decode::Reject,
     log::{Batch, Progress, RejectRecord, SinkRecord},
     question::Question,
+    rotation::Rotation,
 };
 
 /// A point in time, read by whoever drives the stages and passed in.
@@ -152,8 +154,17 @@ pub struct CutPart {
     pub records: u64,
     /// For each record before which the clock had moved: (its offset, the clock).
     pub ticks: Vec<(Offset, Millis)>,
-    /// Its restored progress, in its first epoch.
-    pub adopted: Option<Progress>,
+    /// What its restore found, in its first epoch.
+    pub adopted: Option<Adopted>,
+}
+
+/// What commit goes on from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// What is committed with the partition's offset.
+    pub progress: Progress,
+    /// Where its rotation stands.
+    pub rotation: Arc<Rotation>,
 }
 
 /// What one worker made of an epoch.
@@ -188,6 +199,8 @@ pub struct OutputPart {
     pub digest_delta: u64,
     /// Rejected records, by rising offset.
     pub rejects: Vec<RejectRecord>,
+    /// Live rows that the epoch left as they were, where they were asked for.
+    pub slice: Option<Slice>,
 }
 
 /// A reject that stops the house.
@@ -208,8 +221,8 @@ pub struct Refused {
 /// Everybody → one worker, in order and before the next [`Feed`].
 #[derive(Debug)]
 pub enum Notice {
-    /// Everything up to and with this seq is committed: L.
-    Committed(Seq),
+    /// Everything up to and with this seq is committed: L. The next output is to have these slices.
+    Committed(Seq, Vec<SliceAsk>),
     /// A question, answered as of L.
     Question(Question),
 }
@@ -285,12 +298,14 @@ pub enum Delivered {
 }
 
 /// Where a partition stood after its last committed epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standpoint {
     /// The first source offset not applied.
     pub next_offset: Offset,
     /// What is committed with that offset; none in a fresh house.
     pub progress: Option<Progress>,
+    /// Where its rotation stands.
+    pub rotation: Arc<Rotation>,
     /// Its clock; none before the first record with a usable timestamp.
     pub clock_ms: Option<Millis>,
     /// The number of its next event.

@@ -58,6 +58,10 @@ pub struct Metrics {
     transaction_duration: Histogram,
     checkpoint_bytes: Counter,
     checkpoint_rows: Counter,
+    slice_bytes: Counter,
+    slice_rows: Counter,
+    log_bytes: Family<PartitionLabel, Gauge>,
+    trims: Family<OutcomeLabel, Counter>,
     restores: Counter,
     restore_records: Counter,
     restore_duration: Histogram,
@@ -92,6 +96,16 @@ pub struct EpochCounts {
     pub checkpoint_rows: u64,
     /// Bytes of checkpoint records written.
     pub checkpoint_bytes: u64,
+    /// Checkpoint rows that were written again as they were: part of the above.
+    pub slice_rows: u64,
+    /// Bytes of those: part of the above.
+    pub slice_bytes: u64,
+    /// By partition: bytes of checkpoint records that a restore would read.
+    pub log_bytes: Vec<(Partition, u64)>,
+    /// How often a partition's checkpoint records before its start were given up since the last epoch.
+    pub trims: u64,
+    /// How often that failed.
+    pub trims_failed: u64,
     /// How long its transaction took; none if it was empty and needed none.
     pub transaction: Option<Duration>,
 }
@@ -157,6 +171,10 @@ impl Default for Metrics {
             transaction_duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)), // 1 ms to 16 s
             checkpoint_bytes: Counter::default(),
             checkpoint_rows: Counter::default(),
+            slice_bytes: Counter::default(),
+            slice_rows: Counter::default(),
+            log_bytes: Family::default(),
+            trims: Family::default(),
             restores: Counter::default(),
             restore_records: Counter::default(),
             restore_duration: Histogram::new(exponential_buckets(0.01, 2.0, 15)), // 10 ms to 160 s
@@ -211,9 +229,23 @@ impl Metrics {
         self.over_limit.inc_by(epoch.over_limit);
         self.checkpoint_rows.inc_by(epoch.checkpoint_rows);
         self.checkpoint_bytes.inc_by(epoch.checkpoint_bytes);
+        self.slices_committed(epoch);
         if let Some(duration) = epoch.transaction {
             self.transactions.get_or_create(&OutcomeLabel { outcome: "committed" }).inc();
             self.transaction_duration.observe(duration.as_secs_f64());
+        }
+    }
+
+    fn slices_committed(&self, epoch: &EpochCounts) {
+        self.slice_rows.inc_by(epoch.slice_rows);
+        self.slice_bytes.inc_by(epoch.slice_bytes);
+        for &(partition, bytes) in &epoch.log_bytes {
+            self.log_bytes.get_or_create(&PartitionLabel { partition }).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        for (outcome, count) in [("done", epoch.trims), ("failed", epoch.trims_failed)] {
+            if count > 0 {
+                self.trims.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+            }
         }
     }
 
@@ -231,8 +263,9 @@ impl Metrics {
         self.source_lag.get_or_create(&PartitionLabel { partition }).set(records);
     }
 
-    /// Stops showing the lag of a partition that is no longer ours.
+    /// Stops showing the lag and the log of a partition that is no longer ours.
     pub fn partition_released(&self, partition: Partition) {
+        self.log_bytes.remove(&PartitionLabel { partition });
         self.source_lag.remove(&PartitionLabel { partition });
     }
 
@@ -313,6 +346,10 @@ impl Metrics {
     fn register_checkpoint(&self, to: &mut Registry) {
         to.register("checkpoint_bytes", "Bytes of checkpoint records in committed epochs", self.checkpoint_bytes.clone());
         to.register("checkpoint_rows", "Checkpoint rows in committed epochs", self.checkpoint_rows.clone());
+        to.register("checkpoint_slice_bytes", "Of these, bytes of rows that were repeated in turn", self.slice_bytes.clone());
+        to.register("checkpoint_slice_rows", "Of these, rows that were repeated in turn", self.slice_rows.clone());
+        to.register("checkpoint_log_bytes", "Bytes of checkpoint records that a restore would read", self.log_bytes.clone());
+        to.register("checkpoint_trims", "Times that records before a partition's start were given up: done or failed", self.trims.clone());
         to.register("restores", "Partitions restored", self.restores.clone());
         to.register("restore_records", "Checkpoint records read by restores", self.restore_records.clone());
         to.register(

@@ -235,8 +235,9 @@ impl Pump {
         }
         match delivery.what {
             Delivered::Begin(at) => {
+                let is_fresh = at.progress.is_none();
                 line.stand(at);
-                if at.progress.is_none() {
+                if is_fresh {
                     line.phase = Phase::Starting;
                     let run = line.aside(&mut self.next);
                     self.to_all(out, || Feed::Restored(run));

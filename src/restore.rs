@@ -3,7 +3,7 @@
 //! Beside the flow: [`Request`] in, [`Delivery`] out. Owns the log's checkpoint. It has no thread and no clock; it blocks while it reads.
 //!
 //! A partition is restored from what is committed with its source offset: chunks from `start` to number n, all pieces of each, n consecutive;
-//! of each row the last counts; their digest must be the committed one. Anything missing, foreign or different is corruption: the house
+//! of each row the last counts; a row that stands in none of them does not exist; their digest must be the committed one. Anything missing, foreign or different is corruption: the house
 //! must not serve it. Nothing is handed over before all of that is proven.
 
 mod chain;
@@ -12,7 +12,10 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-use std::{ops::ControlFlow, sync::atomic::Ordering};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, atomic::Ordering},
+};
 
 use ahash::RandomState;
 use statehouse_dataflows::vocabulary::{Offset, Partition, Row};
@@ -91,7 +94,11 @@ impl Restore {
             Some((next_offset, progress)) => self.read(request, next_offset, progress)?,
             None => {
                 let next_offset = self.checkpoint.start_offset(partition, self.settings.start)?;
-                (Standpoint { next_offset, progress: None, clock_ms: None, event: 1 }, 0, stage::Objects::default())
+                (
+                    Standpoint { next_offset, progress: None, rotation: Arc::default(), clock_ms: None, event: 1 },
+                    0,
+                    stage::Objects::default(),
+                )
             }
         };
         let (number, batch_rows) = (request.number, self.settings.batch_rows);
@@ -128,9 +135,10 @@ impl Restore {
                 return Err(corrupt(partition, &problem));
             }
         }
-        let (records, header, objects) = stage.finish(next_offset, progress).map_err(|problem| corrupt(partition, &problem))?;
+        let (records, (header, rotation), objects) = stage.finish(next_offset, progress).map_err(|problem| corrupt(partition, &problem))?;
         let (clock_ms, event) = header.map_or((None, 1), |header| (chunk_clock(&header), header.event));
-        Ok((Standpoint { next_offset, progress: Some(progress), clock_ms, event }, records, objects))
+        let at = Standpoint { next_offset, progress: Some(progress), rotation: Arc::new(rotation), clock_ms, event };
+        Ok((at, records, objects))
     }
 }
 
@@ -141,7 +149,7 @@ impl Iterator for Restored {
         let what = match self.stage {
             Handed::Nothing => {
                 self.stage = Handed::Begin;
-                Delivered::Begin(self.at)
+                Delivered::Begin(self.at.clone())
             }
             Handed::Begin => self.rows().map_or_else(
                 || {

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use statehouse_dataflows::{
     engine::{Closed, Engine, WINDOW},
     plan::Plan,
+    slice::SliceAsk,
     vocabulary::{Partition, Row, Run, Seq},
 };
 
@@ -44,6 +45,8 @@ pub struct Worker {
     /// Of the open epoch, by partition.
     rejects: BTreeMap<Partition, Vec<RejectRecord>>,
     refused: Option<Refused>,
+    /// What the next output is to have of rows that it leaves as they were.
+    asks: Vec<SliceAsk>,
     /// Partitions that were dropped and are not whole again: from which seq on they are, once that is known.
     absent: BTreeMap<Partition, Option<Seq>>,
 }
@@ -53,7 +56,16 @@ impl Worker {
     #[must_use]
     pub fn new(setup: WorkerSetup) -> Self {
         let engine = Engine::new(Arc::clone(&setup.plan));
-        Self { setup, engine, scratch: Scratch::default(), generation: 0, rejects: BTreeMap::new(), refused: None, absent: BTreeMap::new() }
+        Self {
+            setup,
+            engine,
+            scratch: Scratch::default(),
+            generation: 0,
+            rejects: BTreeMap::new(),
+            refused: None,
+            asks: Vec::new(),
+            absent: BTreeMap::new(),
+        }
     }
 
     /// Takes what the pump feeds. The end of an epoch yields its output.
@@ -75,6 +87,7 @@ impl Worker {
                 self.engine.run(run);
                 self.engine.give_up(run.first, run.partition);
                 self.absent.remove(&run.partition);
+                self.asks.retain(|ask| ask.partition != run.partition);
             }
             Feed::Seal { epoch, end } => return Some(self.seal(epoch, end)),
             Feed::Reset { generation, owned } => self.reset(generation, &owned),
@@ -85,8 +98,9 @@ impl Worker {
     /// Takes a notice: L moves, or a question is answered as of L.
     pub fn notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Committed(last) => {
+            Notice::Committed(last, asks) => {
                 self.engine.committed(last);
+                self.asks = asks;
                 self.absent.retain(|_, since| since.is_none_or(|since| since > last));
             }
             Notice::Question(Question { ask, reply }) => {
@@ -159,7 +173,8 @@ impl Worker {
     }
 
     fn seal(&mut self, epoch: u64, end: Seq) -> Output {
-        let Closed { changes, rows, digests, counts, .. } = self.engine.close(end);
+        let asks = std::mem::take(&mut self.asks);
+        let Closed { changes, rows, digests, counts, slices } = self.engine.close_and_slice(end, &asks);
         let mut parts = Parts::default();
         let mut causes = BTreeMap::new();
         for change in changes.iter() {
@@ -174,6 +189,10 @@ impl Worker {
             let digest = &mut parts.of(partition).digest_delta;
             *digest = digest.wrapping_add(delta);
         }
+        for slice in slices {
+            let part = parts.of(slice.partition);
+            part.slice = Some(slice);
+        }
         for (partition, rejects) in std::mem::take(&mut self.rejects) {
             parts.of(partition).rejects = rejects;
         }
@@ -186,6 +205,7 @@ impl Worker {
         self.absent = owned.iter().map(|partition| (*partition, None)).collect();
         self.generation = generation;
         self.rejects.clear();
+        self.asks.clear();
         self.refused = None;
     }
 

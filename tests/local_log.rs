@@ -319,6 +319,36 @@ fn the_checkpoint_is_cut_where_a_restore_begins() {
     }
 }
 
+/// Commits so many epochs of 16 KiB each, of which the newest `kept` are still needed. Returns how large the file became.
+fn churn(log: &mut Log, path: &Path, (epochs, kept): (std::ops::Range<i64>, i64)) -> u64 {
+    let mut largest = 0;
+    for n in epochs {
+        let piece: Vec<u8> = (0..16 << 10).map(|at: i64| ((at * 2_654_435_761 + n) >> 7) as u8).collect();
+        let progress = Progress { n: n as u64, digest: 0, start: (n - kept).max(0) };
+        let transaction = Transaction { parts: vec![Part { progress, pieces: vec![piece], ..part(n) }] };
+        log.committer.transact(transaction).unwrap();
+        largest = largest.max(path.join("house.redb").metadata().unwrap().len());
+    }
+    largest
+}
+
+#[test]
+fn what_no_restore_needs_gives_its_space_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(&config(directory.path()), "test").unwrap();
+    let full = churn(&mut log, directory.path(), (1..100, 100));
+    let steady = churn(&mut log, directory.path(), (100..600, 100));
+    assert!(steady <= 3 * full, "with as much kept the file went from {full} to {steady} bytes");
+    let large = churn(&mut log, directory.path(), (600..1_600, 1_600));
+    drop(log);
+    let mut log = open(&config(directory.path()), "test").unwrap();
+    churn(&mut log, directory.path(), (1_600..1_610, 10));
+    drop(log);
+    let mut log = open(&config(directory.path()), "test").unwrap();
+    let small = churn(&mut log, directory.path(), (1_610..1_620, 10));
+    assert!(small < large / 4, "with little kept the file went from {large} to {small} bytes");
+}
+
 #[test]
 fn an_epoch_may_be_much_larger_than_the_cache() {
     let mut house = House::new(|config| config.keep_records = u64::MAX);

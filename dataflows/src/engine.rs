@@ -15,6 +15,8 @@
 mod answer;
 mod build;
 mod follow;
+mod known;
+mod slice;
 
 use std::{
     cell::RefCell,
@@ -25,7 +27,10 @@ use std::{
 
 use timely::{WorkerConfig, communication::Allocator, dataflow::operators::probe, worker::Worker};
 
-use self::build::{Inputs, Stores, Traces, build};
+use self::{
+    build::{Inputs, Stores, Traces, build},
+    slice::Slicer,
+};
 pub use crate::reports::{Counts, WINDOW};
 use crate::{
     changes::{self, Changes},
@@ -36,6 +41,7 @@ use crate::{
     reports::{Context, Reports, Said, Subject},
     rows::{Rows, make::Maker},
     rule::decide::Rules,
+    slice::{Slice, SliceAsk},
     slots::Slot,
     vocabulary::{Event, Partition, Row, RowValue, Run, Seq},
 };
@@ -52,6 +58,8 @@ pub struct Engine {
     /// Partitions that are followed.
     still: BTreeSet<Partition>,
     maker: Maker,
+    /// Of slices.
+    slicer: Maker,
     inputs: Inputs,
     traces: Traces,
     probe: probe::Handle<Seq>,
@@ -81,6 +89,8 @@ pub struct Closed {
     pub digests: Vec<(Partition, u64)>,
     /// What became of the events.
     pub counts: Counts,
+    /// What was asked of rows that it did not change.
+    pub slices: Vec<Slice>,
 }
 
 impl Engine {
@@ -91,12 +101,13 @@ impl Engine {
         let names = Rc::new(RefCell::new(Names::new(&rules.named, rules.sets.len())));
         let stores = Stores { names, claims: Rc::default(), posted: Rc::default() };
         let changes = changes::Maker::new(rules.sets.iter().map(|set| set.rule.clone()));
-        let outbox = Rc::new(RefCell::new(Outbox { changes, rows: Vec::new(), gone: Vec::new() }));
+        let outbox = Rc::new(RefCell::new(Outbox { changes, rows: Vec::new(), posted: Vec::new(), gone: Vec::new() }));
         let mut worker = Worker::new(WorkerConfig::default(), Allocator::Thread(Default::default()), None);
         let (inputs, traces, probe) = build(&mut worker, &rules, &stores, &outbox);
         let reports = Reports::new(rules.any_over_reports(), stores.claims.clone());
-        let (runs, still, maker) = (VecDeque::new(), BTreeSet::new(), Maker::default());
-        Self { plan, rules, stores, reports, runs, outbox, still, maker, inputs, traces, probe, closed_end: 0, committed: 0, worker }
+        let (runs, still, maker, slicer) = (VecDeque::new(), BTreeSet::new(), Maker::default(), Maker::default());
+        let (closed_end, committed) = (0, 0);
+        Self { plan, rules, stores, reports, runs, outbox, still, maker, slicer, inputs, traces, probe, closed_end, committed, worker }
     }
 
     /// The seqs that follow. Every run comes here, in seq order, before its events.
@@ -184,6 +195,11 @@ impl Engine {
 
     /// Closes the epoch: everything before `end` is in. Works until every stage has seen it.
     pub fn close(&mut self, end: Seq) -> Closed {
+        self.close_and_slice(end, &[])
+    }
+
+    /// Closes the epoch as [`Engine::close`], and cuts slices of rows that it left as they were. They must be of partitions that are whole.
+    pub fn close_and_slice(&mut self, end: Seq, asks: &[SliceAsk]) -> Closed {
         self.reports.settle(end.saturating_sub(1));
         self.feed();
         self.inputs.advance_to(end);
@@ -191,7 +207,7 @@ impl Engine {
         worker.step_while(|| probe.less_than(&end));
         self.closed_end = end;
         self.runs.retain(|run| run.end() > end);
-        self.collect()
+        self.collect(asks)
     }
 
     /// Everything up to `last`, inclusive, is committed: questions see it, arrangements compact to it, ids unused since are free.
@@ -233,16 +249,20 @@ impl Engine {
     }
 
     /// What the epoch left behind, put in order.
-    fn collect(&mut self) -> Closed {
-        let Outbox { changes, rows, gone } = &mut *self.outbox.borrow_mut();
+    fn collect(&mut self, asks: &[SliceAsk]) -> Closed {
+        let last = self.closed_end.saturating_sub(1);
+        let Outbox { changes, rows, posted: put, gone } = &mut *self.outbox.borrow_mut();
         let (names, posted) = (self.stores.names.borrow(), self.stores.posted.borrow());
+        self.reports.post(put.drain(..));
+        let slicer = Slicer { reports: &self.reports, posted: &posted, names: &names, rows, last };
+        let slices = slicer.cut(asks, &mut self.traces.known, &mut self.slicer);
         let row = |slot: Option<Slot>| slot.map(|slot| posted.row(slot));
         let resolved = rows.drain(..).map(|ObjectRow { object, stored, posted }| (object, [stored, posted].map(row)));
         self.reports.take_rows(resolved, &names, &mut self.maker);
         let (rows, digests) = self.maker.take(&names);
         self.reports.forgotten(gone.drain(..));
         let counts = std::mem::take(&mut self.reports.counts);
-        Closed { changes: changes.take(&names.states), rows, digests, counts }
+        Closed { changes: changes.take(&names.states), rows, digests, counts, slices }
     }
 
     /// The id of an object, which is made known if it is not.

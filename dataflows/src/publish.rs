@@ -46,8 +46,8 @@ const LOOK_AHEAD: usize = 64;
 pub(crate) struct Settled {
     /// What is published of each known object, both in ids: moving a row compares and copies no name.
     pub(crate) published: Vec<Update<ObjectId, Slot, i32>>,
-    /// Known objects in their order. Changes only where objects come and go.
-    pub(crate) known: Vec<Update<(Name, Partition), ObjectId, i32>>,
+    /// Known objects by partition, in their order. Changes only where objects come and go.
+    pub(crate) known: Vec<Update<(Partition, Name), ObjectId, i32>>,
     /// Known objects by state, of each partition.
     pub(crate) by_state: Vec<Update<(Partition, Option<Name>), (), i32>>,
 }
@@ -79,6 +79,8 @@ pub(crate) struct Outbox {
     pub(crate) changes: changes::Maker,
     /// What differs from the checkpoint, by object.
     pub(crate) rows: Vec<ObjectRow>,
+    /// Where the rows are that were arranged anew, by object.
+    pub(crate) posted: Vec<(ObjectId, Option<Slot>)>,
     /// Objects that are known no more.
     pub(crate) gone: Vec<(Seq, ObjectId)>,
 }
@@ -346,7 +348,7 @@ impl Publisher {
             if posted != arranged {
                 let known = i32::from(posted.is_some()) - i32::from(arranged.is_some());
                 if known != 0 {
-                    let key = (life.name.clone(), life.partition);
+                    let key = (life.partition, life.name.clone());
                     settled.known.push(Update { key, value: object, seq: last, diff: known });
                 }
                 let partition = life.partition;
@@ -354,6 +356,7 @@ impl Publisher {
                 posted.iter().for_each(|row| *states.entry((partition, row.state)).or_default() += 1);
                 life.slot = posted.map(|row| slots.take(row));
                 left.iter().for_each(|slot| slots.release(*slot, last));
+                outbox.posted.push((object, life.slot));
                 let diffs = left.into_iter().map(|slot| (slot, -1)).chain(life.slot.map(|slot| (slot, 1)));
                 settled.published.extend(diffs.map(|(value, diff)| Update { key: object, value, seq: last, diff }));
             }

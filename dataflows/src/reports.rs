@@ -42,6 +42,9 @@ use crate::{
 /// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
 pub const WINDOW: usize = 128;
 
+/// How many of an object's claims are prefetched before they are sliced.
+const AHEAD_OF_SLICE: usize = 8;
+
 /// Claims by slot.
 pub(crate) type Claims = Slots<Claim>;
 /// A difference of the reports collection.
@@ -315,6 +318,31 @@ impl Reports {
     pub(crate) fn diffs(&mut self) -> (&mut Vec<ReportDiff>, &mut Vec<TallyDiff>) {
         self.swings.differ(&mut self.tally_diffs);
         (&mut self.report_diffs, &mut self.tally_diffs)
+    }
+
+    /// Publish put these objects' rows here, as of the end of the epoch.
+    pub(crate) fn post(&mut self, posted: impl Iterator<Item = (ObjectId, Option<Slot>)>) {
+        for (id, slot) in posted {
+            self.object_mut(id).post(slot);
+        }
+    }
+
+    /// An object's reports that the ended epoch left as they were, by agent, those of agents after this one only. To be asked before
+    /// [`Reports::take_rows`], which begins a new epoch.
+    pub(crate) fn unchanged(&self, id: ObjectId, after: Option<AgentId>) -> impl Iterator<Item = (AgentId, Claim)> + '_ {
+        let agents = &self.object(id).agents;
+        let first = after.map_or(0, |after| agents.partition_point(|place| place.agent <= after));
+        let claims = self.claims.borrow();
+        let unchanged = agents[first..].iter().filter(move |place| !self.changed.differs((id, place.agent), place.noted));
+        unchanged.map(move |place| (place.agent, *claims.row(place.slot)))
+    }
+
+    /// Prefetches what slicing these objects will read. Has no effect but on the cache.
+    pub(crate) fn look_ahead_of_slice(&self, ids: impl Iterator<Item = ObjectId> + Clone) {
+        ids.clone().for_each(|id| prefetch_index(&self.objects, id as usize));
+        ids.clone().for_each(|id| self.object(id).prefetch());
+        let claims = self.claims.borrow();
+        ids.for_each(|id| self.object(id).agents.iter().take(AHEAD_OF_SLICE).for_each(|place| claims.prefetch(place.slot)));
     }
 
     /// The rows of the ended epoch: of its reports, and of what is published of objects, both by object.

@@ -2,8 +2,8 @@
 //!
 //! `ORACLE_CASES` (256) houses are tried, from `ORACLE_SEED` on (random). A failure names the seed that alone repeats it, and is shrunk.
 //!
-//! Held against each other, after every epoch: its changes, per object, in every field; the rows it left for the checkpoint, and their
-//! digest. After every commit, and at random moments: every answer, at the last committed seq.
+//! Held against each other, after every epoch: its changes, per object, in every field; the rows it left for the checkpoint, their
+//! digest, and the slices of rows that it left as they were. After every commit, and at random moments: every answer, at the last committed seq.
 
 mod support;
 
@@ -18,7 +18,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 use statehouse_dataflows::{
     plan::{Plan, RuleSet},
     reference::Reference,
-    vocabulary::{Change, Partition, Seq},
+    vocabulary::{Change, Name, Partition, Row, RowValue, Seq},
 };
 use support::{
     Fed, Pump, Step, Told,
@@ -27,7 +27,7 @@ use support::{
     known,
     store::Store,
     tell,
-    world::{Left, World},
+    world::{Left, Sliced, World},
 };
 
 const ACTS_MAX: usize = 250;
@@ -180,11 +180,34 @@ impl Trial {
         let mut left = self.world.close(end);
         let mut epoch = std::mem::replace(&mut self.open, Epoch::after(&self.now));
         left.drop_partitions(&epoch.lost);
+        self.check_slices(&left, &epoch.lost);
         assert_eq!(by_object(&epoch.expected), by_object(&left.changes), "changes of the epoch that ends before seq {end}");
         let late = self.now.reference.late() - epoch.standing.reference.late();
         assert!(late == left.late || !epoch.lost.is_empty(), "of the epoch that ends before seq {end} {late} are late, not {}", left.late);
         epoch.standing = self.now.clone();
         self.closed.push_back((epoch, left));
+    }
+
+    /// A slice is what is live of the objects between where it begins and where it ends, without what the epoch itself leaves.
+    fn check_slices(&self, left: &Left, lost: &BTreeSet<Partition>) {
+        let live = rows_of(&self.now.reference);
+        let own: BTreeSet<_> = left.rows.iter().map(key_of).collect();
+        for Sliced { worker, ask, slice } in &left.slices {
+            let partition = ask.partition;
+            if self.away.contains_key(&partition) || lost.contains(&partition) {
+                continue;
+            }
+            let is_of_it = |row: &&Row| row.partition == partition && self.world.worker(partition, &row.object) == *worker;
+            let is_after = |row: &&Row| ask.after.passed.as_ref().is_none_or(|passed| row.object > *passed);
+            let is_reached = |row: &&Row| slice.is_end || slice.reached.passed.as_ref().is_some_and(|reached| row.object <= *reached);
+            let between: Vec<_> = live.iter().filter(is_of_it).filter(is_after).filter(is_reached).collect();
+            let mut expected: Vec<_> = between.into_iter().filter(|row| !own.contains(&key_of(row))).cloned().collect();
+            let mut sliced = slice.rows.to_rows();
+            expected.sort_by_key(key_of);
+            sliced.sort_by_key(key_of);
+            assert_eq!(expected, sliced, "slice of worker {worker} after {ask:?} to {:?}", slice.reached);
+            assert!(slice.is_end || sliced.len() >= ask.rows_max, "{} rows of {ask:?} and not at the end", sliced.len());
+        }
     }
 
     fn commit(&mut self) {
@@ -322,6 +345,25 @@ impl Epoch {
     fn after(standing: &Standing) -> Self {
         Self { happened: Vec::new(), expected: Vec::new(), lost: BTreeSet::new(), standing: standing.clone() }
     }
+}
+
+/// Which row it is.
+fn key_of(row: &Row) -> (Partition, Name, Option<Name>) {
+    let agent = match &row.value {
+        RowValue::Report(agent, _) => Some(agent.clone()),
+        RowValue::Object(_) => None,
+    };
+    (row.partition, row.object.clone(), agent)
+}
+
+/// Every live row, as the reference has it.
+fn rows_of(reference: &Reference) -> Vec<Row> {
+    let row = |(object, partition): (String, Partition), value| Row { partition, object: object.into(), value };
+    let published = reference.published().into_iter().map(|(key, published)| row(key, RowValue::Object(Some(published.into()))));
+    let reports = reference.reports().into_iter().flat_map(|(key, reports)| {
+        reports.into_iter().map(move |(agent, report)| row(key.clone(), RowValue::Report(agent.into(), Some(report))))
+    });
+    published.chain(reports).collect()
 }
 
 fn retell(reference: &mut Reference, happened: &[Happened]) -> Vec<Change> {

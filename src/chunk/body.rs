@@ -1,4 +1,4 @@
-//! The body of a piece, version 1: rows turned into columns, and back.
+//! The body of a piece: rows turned into columns, and back.
 //!
 //! Objects' names stand once for each run of adjacent rows, agents' and states' once for each piece. Reports and objects have columns of their
 //! own; a tombstone has no more than its key.
@@ -96,6 +96,21 @@ pub(super) struct Body<'a> {
     pub(super) mask_until: Bytes<'a>,
 }
 
+/// A body since version 2: where the rotation stands, then the same as in version 1.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Turned<'a> {
+    pub(super) rotation: u64,
+    pub(super) ahead: Option<&'a str>,
+    pub(super) cursor: Option<&'a str>,
+    pub(super) ends: bool,
+    pub(super) advances: bool,
+    pub(super) owed_bytes: i64,
+    pub(super) advance_bytes: u64,
+    pub(super) is_slice: bool,
+    #[serde(borrow)]
+    pub(super) body: Body<'a>,
+}
+
 /// Writes a body; none if a reader would not take so much.
 pub(super) fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &Cut<'_>) -> Option<Vec<u8>> {
     if ticks.len().max(rows.len()) > ITEMS_MAX {
@@ -141,7 +156,19 @@ pub(super) fn write(header: &Header, ticks: &[(Offset, Millis)], rows: &Cut<'_>)
         mask_has_until: published.mask_has_until.finish(),
         mask_until: published.mask_until.finish(),
     };
-    Some(postcard::to_extend(&body, Vec::with_capacity(rows.len() * 12 + 256)).expect("memory takes whatever postcard writes"))
+    let turn = &header.turn;
+    let turned = Turned {
+        rotation: turn.rotation,
+        ahead: turn.ahead.as_deref(),
+        cursor: turn.cursor.as_deref(),
+        ends: turn.ends,
+        advances: turn.advances,
+        owed_bytes: turn.owed_bytes,
+        advance_bytes: turn.advance_bytes,
+        is_slice: rows.is_slice(),
+        body,
+    };
+    Some(postcard::to_extend(&turned, Vec::with_capacity(rows.len() * 12 + 256)).expect("memory takes whatever postcard writes"))
 }
 
 /// What rows are made of.

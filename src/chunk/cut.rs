@@ -10,12 +10,23 @@ pub(super) struct Cut<'a> {
     shares: &'a [Rows],
     /// Of all rows of all shares.
     range: Range<usize>,
+    is_slice: bool,
 }
 
 impl<'a> Cut<'a> {
     /// All of them.
     pub(super) fn of(shares: &'a [Rows]) -> Self {
-        Self { shares, range: 0..shares.iter().map(Rows::len).sum() }
+        Self { shares, range: 0..shares.iter().map(Rows::len).sum(), is_slice: false }
+    }
+
+    /// The same, said to be of a slice.
+    pub(super) fn sliced(self) -> Self {
+        Self { is_slice: true, ..self }
+    }
+
+    /// Whether they are of a slice.
+    pub(super) fn is_slice(&self) -> bool {
+        self.is_slice
     }
 
     /// How many rows.
@@ -25,7 +36,7 @@ impl<'a> Cut<'a> {
 
     /// These of its rows.
     pub(super) fn part(&self, rows: Range<usize>) -> Self {
-        Self { shares: self.shares, range: self.range.start + rows.start..self.range.start + rows.end }
+        Self { range: self.range.start + rows.start..self.range.start + rows.end, ..*self }
     }
 
     /// The rows, share by share.

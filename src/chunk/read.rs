@@ -3,25 +3,34 @@
 
 use std::{sync::Arc, vec};
 
+use serde::Deserialize;
 use statehouse_dataflows::vocabulary::{Cause, Mask, Name, Published, Report, Row, RowValue};
 
 use super::{
-    Flaw, Header,
-    body::{Body, ITEMS_MAX, NO_OBJECT, NO_REPORT, OBJECT, REPORT},
+    Flaw, Header, Turn,
+    body::{Body, ITEMS_MAX, NO_OBJECT, NO_REPORT, OBJECT, REPORT, Turned},
     names::Bytes,
     packed::unpack,
 };
 
-/// Reads a body: the header with the piece's ticks, and the rows.
-pub(super) fn read(bytes: &[u8]) -> Result<(Header, Vec<Row>), Flaw> {
-    let (body, rest) = postcard::take_from_bytes::<Body<'_>>(bytes).map_err(|_| Flaw("layout"))?;
-    if !rest.is_empty() {
-        return Err(Flaw("length"));
+/// Reads a body of this version: the header with the piece's ticks, whether the rows are a slice's, and the rows.
+pub(super) fn read(version: u8, bytes: &[u8]) -> Result<(Header, bool, Vec<Row>), Flaw> {
+    if version == 1 {
+        let body: Body<'_> = whole(bytes)?;
+        return Ok((header(&body, Turn::default())?, false, rows(&body)?));
     }
-    Ok((header(&body)?, rows(&body)?))
+    let Turned { rotation, ahead, cursor, ends, advances, owed_bytes, advance_bytes, is_slice, body } = whole(bytes)?;
+    let (ahead, cursor) = (ahead.map(Name::from), cursor.map(Name::from));
+    let turn = Turn { rotation, ahead, cursor, ends, advances, owed_bytes, advance_bytes };
+    Ok((header(&body, turn)?, is_slice, rows(&body)?))
 }
 
-fn header(body: &Body<'_>) -> Result<Header, Flaw> {
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Flaw> {
+    let (read, rest) = postcard::take_from_bytes(bytes).map_err(|_| Flaw("layout"))?;
+    if rest.is_empty() { Ok(read) } else { Err(Flaw("length")) }
+}
+
+fn header(body: &Body<'_>, turn: Turn) -> Result<Header, Flaw> {
     let count = bounded(body.ticks, "number of ticks")?;
     let offsets = unpack(&body.tick_offsets.0, count, "column of ticks' offsets")?;
     let multiples = unpack(&body.tick_multiples.0, count, "column of ticks")?;
@@ -35,6 +44,7 @@ fn header(body: &Body<'_>) -> Result<Header, Flaw> {
         digest: body.digest,
         ticks: offsets.into_iter().zip(multiples).collect(),
         instance: body.instance.to_owned(),
+        turn,
     })
 }
 

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     chunk,
     log::{RejectRecord, SinkRecord},
-    message::{CutPart, OutputPart},
+    message::{Adopted, CutPart, OutputPart},
 };
 
 /// Keeps transactions; fails when told to. Its checkpoint begins at offset 100.
@@ -38,11 +38,19 @@ const NOW: Now = Now { wall_ms: 1_000, monotonic: std::time::Duration::ZERO };
 
 fn commit(workers: usize) -> (Commit, Kept) {
     let kept = Kept::default();
-    let settings = CommitSettings { house: "test".into(), instance: "i".into(), workers, max_piece_bytes: chunk::PIECE_BYTES_MAX };
+    let settings = CommitSettings {
+        house: "test".into(),
+        instance: "i".into(),
+        workers,
+        max_piece_bytes: chunk::PIECE_BYTES_MAX,
+        slice_bytes_min: 16 << 10,
+        idle_slice_bytes: 1 << 20,
+    };
     (Commit::new(settings, Box::new(kept.clone())), kept)
 }
 
 fn part(partition: Partition, records: u64, adopted: Option<Progress>) -> CutPart {
+    let adopted = adopted.map(|progress| Adopted { progress, rotation: Arc::default() });
     CutPart { partition, next_offset: 10 + records as Offset, clock_ms: Some(500), event: 4, records, ticks: vec![(10, 500)], adopted }
 }
 
@@ -114,8 +122,8 @@ fn outputs_of_all_workers_become_one_transaction_and_everyone_is_told_in_order()
     let outcome = run(&mut commit, cut(1, parts), outputs, &mut out);
     assert!(matches!(outcome, Outcome::Committed { transacted: true, .. }), "{outcome:?}");
     let expected = [
-        "Worker(0, Committed(9))",
-        "Worker(1, Committed(9))",
+        "Worker(0, Committed(9, []))",
+        "Worker(1, Committed(9, []))",
         "Note(Committed([(0, 13), (4, 10)]))",
         "Pump(Committed { epoch: 1, transacted: true })",
     ];

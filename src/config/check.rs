@@ -29,6 +29,7 @@ impl Config {
         self.check_kafka()?;
         within("commit.min_interval_ms", self.commit.min_interval_ms, 1..=10_000, "milliseconds")?;
         within("commit.max_records", self.commit.max_records, 1..=1_000_000, "records")?;
+        within("commit.idle_slice_bytes", self.commit.idle_slice_bytes, 4_096..=1 << 30, "bytes a second")?;
         within("local.partitions", self.local.partitions, 1..=1_024, "partitions")?;
         within("local.keep_records", self.local.keep_records, 0..=1_000_000_000_000, "records")?;
         within("local.queue_records", self.local.queue_records, 1..=10_000_000, "records")?;
@@ -61,6 +62,7 @@ impl Config {
         }
         within("kafka.session_timeout_ms", kafka.session_timeout_ms, 1_000..=1_800_000, "milliseconds")?;
         within("kafka.transaction_timeout_ms", kafka.transaction_timeout_ms, 1_000..=900_000, "milliseconds")?;
+        within("kafka.trim_interval_ms", kafka.trim_interval_ms, 100..=86_400_000, "milliseconds")?;
         if self.commit.min_interval_ms * 2 > u64::from(kafka.transaction_timeout_ms) {
             let fix = format!("set at most half of kafka.transaction_timeout_ms ({})", kafka.transaction_timeout_ms);
             return Err(ConfigError::setting("commit.min_interval_ms", &self.commit.min_interval_ms, fix));

@@ -155,11 +155,13 @@ pub struct CommitConfig {
     pub min_interval_ms: u64,
     /// An epoch takes at most this many source records; then reading waits for the commit.
     pub max_records: usize,
+    /// Where nothing changes any more, at most this many bytes of the checkpoint are repeated a second, until all of it was.
+    pub idle_slice_bytes: u64,
 }
 
 impl Default for CommitConfig {
     fn default() -> Self {
-        Self { min_interval_ms: 5, max_records: 100_000 }
+        Self { min_interval_ms: 5, max_records: 100_000, idle_slice_bytes: 1 << 20 }
     }
 }
 
@@ -195,6 +197,8 @@ pub struct KafkaConfig {
     pub session_timeout_ms: u32,
     /// After this long the cluster aborts a transaction of a dead instance.
     pub transaction_timeout_ms: u32,
+    /// Checkpoint records that nobody needs any more are deleted this often.
+    pub trim_interval_ms: u64,
     /// How the source's producers choose partitions: for HTTP writes, and to know where an object is.
     pub partitioner: Partitioner,
     /// Passed through to the client as they are.
@@ -211,6 +215,7 @@ impl Default for KafkaConfig {
             replication_factor: -1,
             session_timeout_ms: 10_000,
             transaction_timeout_ms: 10_000,
+            trim_interval_ms: 5_000,
             partitioner: Partitioner::Murmur2,
             properties: BTreeMap::new(),
         }

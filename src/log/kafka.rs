@@ -3,7 +3,8 @@
 //!
 //! What makes it exactly-once is the order of steps in `protocol`; here are the steps.
 //!
-//! Assumes brokers of 2.5 or newer, and that nobody else writes to the checkpoint and instances topics or deletes from them.
+//! What of the checkpoint no restore needs any more is deleted ([`trimmer`]). Assumes brokers of 2.5 or newer, and that nobody else writes to the
+//! checkpoint and instances topics or deletes from them.
 
 mod appender;
 mod batch;
@@ -20,6 +21,7 @@ mod tail;
 mod timing;
 mod topics;
 mod transactor;
+mod trimmer;
 mod wake;
 
 use std::{

@@ -14,6 +14,11 @@ fn what_is_counted_shows_under_its_name() {
         over_limit: 6,
         checkpoint_rows: 6,
         checkpoint_bytes: 77,
+        slice_rows: 3,
+        slice_bytes: 33,
+        log_bytes: vec![(3, 500), (4, 1)],
+        trims: 2,
+        trims_failed: 1,
         transaction: Some(Duration::from_millis(8)),
     });
     metrics.epoch_committed(&EpochCounts::default());
@@ -45,6 +50,11 @@ fn what_is_counted_shows_under_its_name() {
         "statehouse_transaction_duration_seconds_count 1",
         "statehouse_checkpoint_bytes_total 77",
         "statehouse_checkpoint_rows_total 6",
+        "statehouse_checkpoint_slice_bytes_total 33",
+        "statehouse_checkpoint_slice_rows_total 3",
+        "statehouse_checkpoint_log_bytes{partition=\"3\"} 500",
+        "statehouse_checkpoint_trims_total{outcome=\"done\"} 2",
+        "statehouse_checkpoint_trims_total{outcome=\"failed\"} 1",
         "statehouse_restores_total 1",
         "statehouse_restore_records_total 10",
         "statehouse_restore_duration_seconds_count 1",

@@ -9,10 +9,7 @@ use std::sync::{
 
 use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, Run, Seq, TICK_MS};
 
-use crate::{
-    log::Progress,
-    message::{CutPart, Request, Standpoint},
-};
+use crate::message::{Adopted, CutPart, Request, Standpoint};
 
 /// How far a partition is on its way to being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +41,7 @@ pub(crate) struct Line {
     records: u64,
     ticks: Vec<(Offset, Millis)>,
     told_ms: Option<Millis>,
-    adopted: Option<Progress>,
+    adopted: Option<Adopted>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -90,7 +87,7 @@ impl Line {
         self.event = at.event;
         self.records = 0;
         self.ticks.clear();
-        self.adopted = Some(at.progress.unwrap_or_default());
+        self.adopted = Some(Adopted { progress: at.progress.unwrap_or_default(), rotation: at.rotation });
         self.caught_up = false;
     }
 
@@ -187,7 +184,7 @@ mod tests {
 
     fn line(clock_ms: Option<Millis>) -> Line {
         let mut line = Line::new(3);
-        line.stand(Standpoint { next_offset: 10, progress: None, clock_ms, event: 7 });
+        line.stand(Standpoint { next_offset: 10, progress: None, rotation: Arc::default(), clock_ms, event: 7 });
         line
     }
 

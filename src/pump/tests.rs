@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     config::SourceConfig,
     log::{Progress, Record},
-    message::{CutPart, Delivered, Standpoint},
+    message::{Adopted, CutPart, Delivered, Standpoint},
 };
 
 /// 2026-07-14 in milliseconds: a multiple of 100.
@@ -75,7 +75,10 @@ impl Bench {
         bench.polled(Polled::Assigned(partitions.to_vec()));
         for partition in partitions {
             let progress = Some(Progress { n: 4, digest: 5, start: 0 });
-            bench.deliver(*partition, Delivered::Begin(Standpoint { next_offset: 10, progress, clock_ms: Some(DAY), event: 7 }));
+            bench.deliver(
+                *partition,
+                Delivered::Begin(Standpoint { next_offset: 10, progress, rotation: Arc::default(), clock_ms: Some(DAY), event: 7 }),
+            );
             bench.deliver(*partition, Delivered::End);
         }
         bench.pass(5);
@@ -194,12 +197,12 @@ fn runs(runs: &[Run]) -> String {
 fn a_fresh_partition_commits_its_start_before_it_is_read() {
     let mut bench = Bench::new(100);
     assert_eq!(bench.polled(Polled::Assigned(vec![0])), ["Restoring(0)", "restore 0"]);
-    let at = Standpoint { next_offset: 42, progress: None, clock_ms: None, event: 1 };
+    let at = Standpoint { next_offset: 42, progress: None, rotation: Arc::default(), clock_ms: None, event: 1 };
     assert_eq!(bench.deliver(0, Delivered::Begin(at)).len(), 1);
     bench.deliver(0, Delivered::End);
     assert_eq!(bench.turn(), ["seal 1 before 2", "cut 1 forced"]);
     let part = bench.part(0);
-    assert_eq!((part.next_offset, part.adopted, part.records), (42, Some(Progress::default()), 0));
+    assert_eq!((part.next_offset, part.adopted.clone(), part.records), (42, Some(Adopted::default()), 0));
     assert_eq!(bench.calls(), Vec::<String>::new(), "nothing is read before the start is committed");
     bench.committed();
     assert_eq!(bench.calls(), ["begin 0 at 42"]);
@@ -212,7 +215,10 @@ fn a_restored_partition_is_read_at_once_and_compared_once() {
     let mut bench = Bench::new(100);
     bench.polled(Polled::Assigned(vec![3]));
     let progress = Progress { n: 9, digest: 1, start: 2 };
-    bench.deliver(3, Delivered::Begin(Standpoint { next_offset: 10, progress: Some(progress), clock_ms: Some(DAY), event: 7 }));
+    bench.deliver(
+        3,
+        Delivered::Begin(Standpoint { next_offset: 10, progress: Some(progress), rotation: Arc::default(), clock_ms: Some(DAY), event: 7 }),
+    );
     assert_eq!(bench.deliver(3, Delivered::Rows(vec![])), ["rows 3/7: 1+1 @0 of 0 objects"]);
     assert_eq!(bench.turn(), ["seal 1 before 2", "cut 1"], "rows go in between live epochs");
     assert_eq!(bench.cuts[0].parts.len(), 0, "and nothing of the partition is committed");
@@ -222,7 +228,7 @@ fn a_restored_partition_is_read_at_once_and_compared_once() {
     assert_eq!(bench.calls(), ["begin 3 at 10"]);
     bench.pass(5);
     assert_eq!(bench.turn(), ["seal 2 before 4", "cut 2"]);
-    assert_eq!((bench.part(3).adopted, bench.part(3).event), (Some(progress), 8));
+    assert_eq!((bench.part(3).adopted.as_ref().map(|adopted| adopted.progress), bench.part(3).event), (Some(progress), 8));
     bench.committed();
     bench.pass(5);
     bench.records(3, &[(10, 0)]);
@@ -238,9 +244,9 @@ fn deliveries_of_an_assignment_that_is_over_are_dropped() {
     bench.turn();
     assert_eq!(bench.calls(), ["release [0]"]);
     bench.polled(Polled::Assigned(vec![0]));
-    let at = Standpoint { next_offset: 1, progress: None, clock_ms: None, event: 1 };
+    let at = Standpoint { next_offset: 1, progress: None, rotation: Arc::default(), clock_ms: None, event: 1 };
     let mut out = Vec::new();
-    bench.pump.delivered(Delivery { partition: 0, number: stale, what: Delivered::Begin(at) }, &mut out).unwrap();
+    bench.pump.delivered(Delivery { partition: 0, number: stale, what: Delivered::Begin(at.clone()) }, &mut out).unwrap();
     assert!(out.is_empty());
     assert_eq!(bench.deliver(0, Delivered::Begin(at)).len(), 1, "this one counts");
 }
@@ -431,11 +437,14 @@ fn a_failed_epoch_leads_to_a_restore_of_everything_owned() {
     bench.resolved(Resolved::Recovered);
     assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "Restoring(2)", "restore 2", "reset 1 [0, 2]"]);
     let progress = Some(Progress { n: 5, digest: 6, start: 0 });
-    bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 11, progress, clock_ms: Some(DAY), event: 8 }));
+    bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 11, progress, rotation: Arc::default(), clock_ms: Some(DAY), event: 8 }));
     assert_eq!(bench.deliver(0, Delivered::End), ["restored 0/8: 5+1 @0"], "seqs go on");
     bench.turn();
     let cut = bench.cuts.last().unwrap();
-    assert_eq!((cut.generation, cut.parts.len(), cut.parts[0].next_offset, cut.parts[0].adopted), (1, 1, 11, progress));
+    assert_eq!(
+        (cut.generation, cut.parts.len(), cut.parts[0].next_offset, cut.parts[0].adopted.as_ref().map(|adopted| adopted.progress)),
+        (1, 1, 11, progress)
+    );
 }
 
 #[test]
@@ -445,7 +454,10 @@ fn epochs_are_halved_while_they_fail() {
         bench.resolved(Resolved::Recovered);
         bench.turn();
         let progress = Some(Progress { n: 4, digest: 5, start: 0 });
-        bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 10, progress, clock_ms: Some(DAY), event: 7 }));
+        bench.deliver(
+            0,
+            Delivered::Begin(Standpoint { next_offset: 10, progress, rotation: Arc::default(), clock_ms: Some(DAY), event: 7 }),
+        );
         bench.deliver(0, Delivered::End);
         bench.pass(5);
         bench.turn();
@@ -566,7 +578,7 @@ fn a_house_that_stops_restores_no_further() {
     let mut bench = Bench::new(100);
     bench.polled(Polled::Assigned(vec![0]));
     let progress = Some(Progress { n: 9, digest: 1, start: 2 });
-    bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 10, progress, clock_ms: Some(DAY), event: 7 }));
+    bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 10, progress, rotation: Arc::default(), clock_ms: Some(DAY), event: 7 }));
     let mut out = Vec::new();
     bench.pump.stop(&mut out);
     assert_eq!(bench.deliver(0, Delivered::Rows(vec![])), Vec::<String>::new());

@@ -1,10 +1,14 @@
 //! The chain of chunks: whether a piece is the one that must come next of a house's partition.
 //!
-//! Beside whatever reads a checkpoint partition in order: a restore, or a copy that follows it.
+//! Beside whatever reads a checkpoint partition in order: a restore, or a copy that follows it. It may begin with any chunk; whether all that is live
+//! stands from there on, the digest proves. On the way it learns where the rotation stands.
 
-use statehouse_dataflows::vocabulary::{Millis, Partition, TICK_MS};
+use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, TICK_MS};
 
-use crate::chunk::{self, NO_CLOCK_MS};
+use crate::{
+    chunk::{self, NO_CLOCK_MS},
+    rotation::{Rotation, Written},
+};
 
 /// No clock goes past the year 9999, and none that does is counted with.
 const CLOCK_MAX_MS: Millis = 253_402_300_799_900;
@@ -17,7 +21,22 @@ pub(super) struct Chain {
     house: String,
     /// The piece read last.
     last: Option<Last>,
+    rotation: Rotation,
+    /// Of the chunk that is being read.
+    written: Written,
 }
+
+/// A piece as a record: where it stands, and which of its chunk it is.
+#[derive(Clone, Copy)]
+pub(super) struct Link {
+    pub(super) offset: Offset,
+    pub(super) bytes: u64,
+    pub(super) index: u32,
+    pub(super) count: u32,
+    pub(super) is_slice: bool,
+}
+
+const NOTHING: Written = Written { offset: 0, changed_bytes: 0, slice_bytes: 0 };
 
 struct Last {
     header: chunk::Header,
@@ -27,13 +46,13 @@ struct Last {
 
 impl Chain {
     pub(super) fn new(partition: Partition, house: &str) -> Self {
-        Self { partition, house: house.to_owned(), last: None }
+        Self { partition, house: house.to_owned(), last: None, rotation: Rotation::default(), written: NOTHING }
     }
 
-    /// Read up to and with the chunk of this header.
-    pub(super) fn after(header: chunk::Header) -> Self {
+    /// Read up to and with the chunk of this header, after which the rotation stands there.
+    pub(super) fn after((header, rotation): (chunk::Header, Rotation)) -> Self {
         let (partition, house) = (header.partition, header.house.clone());
-        Self { partition, house, last: Some(Last { header, index: 0, count: 1 }) }
+        Self { partition, house, last: Some(Last { header, index: 0, count: 1 }), rotation, written: NOTHING }
     }
 
     /// The last whole chunk's number.
@@ -46,17 +65,35 @@ impl Chain {
         self.last.as_ref().filter(|last| last.is_whole()).map(|last| &last.header)
     }
 
-    /// The header of the piece read last.
-    pub(super) fn into_header(self) -> Option<chunk::Header> {
-        self.last.map(|last| last.header)
+    /// The header of the piece read last, and where the rotation stands after the last whole chunk.
+    pub(super) fn into_head(self) -> (Option<chunk::Header>, Rotation) {
+        (self.last.map(|last| last.header), self.rotation)
+    }
+
+    /// Where the rotation stands after the last whole chunk.
+    pub(super) fn rotation(&self) -> &Rotation {
+        &self.rotation
     }
 
     /// Takes the piece as read, if it is the next one.
-    pub(super) fn take(&mut self, header: chunk::Header, (index, count): (u32, u32)) -> Result<(), String> {
-        let next = Last { header, index, count };
+    pub(super) fn take(&mut self, header: chunk::Header, link: Link) -> Result<(), String> {
+        let next = Last { header, index: link.index, count: link.count };
         self.check(&next)?;
+        self.turn(&next, link);
         self.last = Some(next);
         Ok(())
+    }
+
+    /// Follows the rotation.
+    fn turn(&mut self, piece: &Last, Link { offset, bytes, is_slice, .. }: Link) {
+        if piece.index == 0 {
+            self.written = Written { offset, ..NOTHING };
+        }
+        let Written { changed_bytes, slice_bytes, .. } = &mut self.written;
+        *(if is_slice { slice_bytes } else { changed_bytes }) += bytes;
+        if piece.is_whole() {
+            self.rotation.written(&piece.header.turn, self.written);
+        }
     }
 
     fn check(&self, piece: &Last) -> Result<(), String> {
@@ -69,8 +106,7 @@ impl Chain {
         }
         check_place(header)?;
         let (n, index) = match &self.last {
-            // Deltas are read from the very first one on.
-            None => (1, 0),
+            None => (header.n.max(1), 0), // what is older was given up
             Some(last) if last.is_whole() => (last.header.n + 1, 0),
             Some(last) => (last.header.n, last.index + 1),
         };

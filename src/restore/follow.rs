@@ -7,7 +7,7 @@
 //! To know the digest it remembers a hash of every row by a keyed hash of its key: 16 bytes a row and their share of a table. Two keys of one hash
 //! would be noticed as a wrong digest, and the copy begun anew, under another key.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
 use statehouse_dataflows::{
@@ -17,11 +17,11 @@ use statehouse_dataflows::{
 
 use super::{
     RestoreSettings,
-    chain::Chain,
+    chain::{Chain, Link},
     chunk_clock,
     stage::{Objects, Stage},
 };
-use crate::{chunk, log::Progress, message::Standpoint};
+use crate::{chunk, log::Progress, message::Standpoint, rotation::Rotation};
 
 /// A copy in the making, or made.
 pub struct Follower {
@@ -52,7 +52,7 @@ struct Copy {
 pub type Chunk = (Standpoint, Vec<Vec<Row>>);
 
 /// What a copy is, measured by what is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// The same; the owner stood there.
     Same(Standpoint),
@@ -83,7 +83,7 @@ impl Follower {
     pub fn take(&mut self, offset: Offset, bytes: &[u8]) -> Result<Option<Chunk>, String> {
         match &mut self.way {
             Way::Gathering(stage) => stage.take(offset, bytes, u64::MAX).map(|_| None),
-            Way::Following(copy) => copy.take(bytes).map_err(|why| format!("the record at offset {offset} {why}")),
+            Way::Following(copy) => copy.take(offset, bytes).map_err(|why| format!("the record at offset {offset} {why}")),
         }
     }
 
@@ -97,8 +97,8 @@ impl Follower {
         let Some(header) = stage.whole().cloned() else { return Ok(None) };
         let stage = std::mem::replace(stage, Stage::new(header.partition, &self.settings));
         let at = standpoint(&header);
-        let (_, _, gathered) = stage.finish(header.next_offset, at.progress.unwrap_or_default())?;
-        self.way = Way::Following(Copy::new(header, gathered, &self.settings.keys));
+        let (_, (_, rotation), gathered) = stage.finish(header.next_offset, at.progress.unwrap_or_default())?;
+        self.way = Way::Following(Copy::new((header, rotation), gathered, &self.settings.keys));
         Ok(Some(at))
     }
 
@@ -123,19 +123,24 @@ impl Follower {
         let Some(header) = copy.chain.whole().filter(|header| header.n >= progress.n) else { return Measure::Behind };
         let is_same =
             (header.n, header.next_offset, header.digest, copy.digest) == (progress.n, next_offset, progress.digest, progress.digest);
-        if is_same { Measure::Same(Standpoint { progress: Some(progress), ..standpoint(header) }) } else { Measure::Different }
+        if !is_same {
+            return Measure::Different;
+        }
+        let rotation = Arc::new(copy.chain.rotation().clone());
+        Measure::Same(Standpoint { progress: Some(progress), rotation, ..standpoint(header) })
     }
 }
 
 impl Copy {
-    fn new(header: chunk::Header, gathered: Objects, keys: &RandomState) -> Self {
+    fn new(head: (chunk::Header, Rotation), gathered: Objects, keys: &RandomState) -> Self {
         let rows = HashMap::with_hasher(keys.clone());
-        Self { chain: Chain::after(header), digest: 0, gathered, rows, keys: keys.clone(), open: Vec::new() }
+        Self { chain: Chain::after(head), digest: 0, gathered, rows, keys: keys.clone(), open: Vec::new() }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<Option<Chunk>, String> {
-        let chunk::Piece { header, index, count, rows, .. } = chunk::decode(bytes).map_err(|error| format!("is no piece: {error}"))?;
-        self.chain.take(header, (index, count))?;
+    fn take(&mut self, offset: Offset, bytes: &[u8]) -> Result<Option<Chunk>, String> {
+        let chunk::Piece { header, index, count, is_slice, rows } =
+            chunk::decode(bytes).map_err(|error| format!("is no piece: {error}"))?;
+        self.chain.take(header, Link { offset, bytes: bytes.len() as u64, index, count, is_slice })?;
         self.open.extend(rows);
         let Some(header) = self.chain.whole() else { return Ok(None) };
         let (n, digest, at) = (header.n, header.digest, standpoint(header));
@@ -160,10 +165,10 @@ impl Copy {
     }
 }
 
-/// Where its owner stood after a chunk. Where a restore would have to start is not known here.
+/// Where its owner stood after a chunk. Where a restore would have to start is not known here, and where the rotation stands is not said.
 fn standpoint(header: &chunk::Header) -> Standpoint {
     let progress = Some(Progress { n: header.n, digest: header.digest, start: 0 });
-    Standpoint { next_offset: header.next_offset, progress, clock_ms: chunk_clock(header), event: header.event }
+    Standpoint { next_offset: header.next_offset, progress, rotation: Arc::default(), clock_ms: chunk_clock(header), event: header.event }
 }
 
 fn by_object(rows: Vec<Row>) -> Vec<Vec<Row>> {
@@ -292,7 +297,7 @@ mod tests {
         let mut follower = whole();
         take_all(&mut follower, &sound(2)).unwrap();
         let progress = Progress { n: 2, digest: digest(&history()[1].1), start: 5 };
-        let at = Standpoint { next_offset: 20, progress: Some(progress), clock_ms: Some(200), event: 40 };
+        let at = Standpoint { next_offset: 20, progress: Some(progress), rotation: Arc::default(), clock_ms: Some(200), event: 40 };
         let rows = [
             (20, progress, Measure::Same(at)),
             (20, Progress { n: 3, ..progress }, Measure::Behind),

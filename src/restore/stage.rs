@@ -11,8 +11,14 @@ use statehouse_dataflows::{
     vocabulary::{Name, Offset, Partition, Published, Report, Row, RowValue},
 };
 
-use super::{RestoreSettings, chain::Chain};
-use crate::{chunk, log::Progress};
+use super::{
+    RestoreSettings,
+    chain::{Chain, Link},
+};
+use crate::{chunk, log::Progress, rotation::Rotation};
+
+/// The last chunk's header, and where the rotation stands after it.
+pub(super) type Head = (Option<chunk::Header>, Rotation);
 
 /// Rows as far as they are read.
 pub(super) struct Stage {
@@ -53,18 +59,23 @@ impl Stage {
     /// Takes the next checkpoint record; whether chunk `n` is whole with it. A problem is one of the log's content.
     pub(super) fn take(&mut self, offset: Offset, bytes: &[u8], n: u64) -> Result<bool, String> {
         let piece = chunk::decode(bytes).map_err(|error| format!("the record at offset {offset}: {error}"))?;
-        self.chain.take(piece.header, (piece.index, piece.count)).map_err(|problem| format!("the record at offset {offset} {problem}"))?;
+        let link = Link { offset, bytes: bytes.len() as u64, index: piece.index, count: piece.count, is_slice: piece.is_slice };
+        let at = |problem| format!("the record at offset {offset} {problem}");
+        if piece.header.n > n {
+            return Err(at(format!("is of chunk {}, but only chunks up to {n} are committed", piece.header.n)));
+        }
+        self.chain.take(piece.header, link).map_err(at)?;
         self.records += 1;
         self.keep(piece.rows);
         Ok(self.chain.whole().is_some_and(|header| header.n == n))
     }
 
-    /// Proves that these rows are the ones committed: (records read, the last header, the objects).
-    pub(super) fn finish(self, next_offset: Offset, progress: Progress) -> Result<(u64, Option<chunk::Header>, Objects), String> {
+    /// Proves that these rows are the ones committed: (records read, where they end, the objects).
+    pub(super) fn finish(self, next_offset: Offset, progress: Progress) -> Result<(u64, Head, Objects), String> {
         let digest = self.digest();
         let partition = self.chain.partition;
-        let header = self.chain.into_header();
-        if let Some(header) = &header {
+        let head = self.chain.into_head();
+        if let Some(header) = &head.0 {
             if header.next_offset != next_offset {
                 let (n, place) = (header.n, header.next_offset);
                 return Err(format!("chunk {n} goes to source offset {place}, but {next_offset} is committed"));
@@ -77,7 +88,7 @@ impl Stage {
         if digest != progress.digest {
             return Err(format!("its rows have digest {digest:016x}, but {:016x} is committed", progress.digest));
         }
-        Ok((self.records, header, Objects { partition, objects: Some(self.objects.into_iter()) }))
+        Ok((self.records, head, Objects { partition, objects: Some(self.objects.into_iter()) }))
     }
 
     /// Rows of one object stand together: it is looked up once for all of them.

@@ -9,6 +9,10 @@ use statehouse_dataflows::{
 };
 
 use super::*;
+use crate::{
+    chunk::Turn,
+    rotation::{Rotation, Written},
+};
 
 /// A checkpoint partition in memory: records at offsets from 5 on.
 struct Kept {
@@ -135,7 +139,13 @@ fn rows(delivered: &[Delivered]) -> Vec<Row> {
 #[test]
 fn the_last_word_on_every_row_is_handed_over() {
     let delivered = restore(kept(), 100).unwrap();
-    let at = Standpoint { next_offset: 30, progress: kept().progress.map(|(_, progress)| progress), clock_ms: Some(300), event: 60 };
+    let at = Standpoint {
+        next_offset: 30,
+        progress: kept().progress.map(|(_, progress)| progress),
+        rotation: Arc::default(),
+        clock_ms: Some(300),
+        event: 60,
+    };
     assert!(matches!(&delivered[..], [Delivered::Begin(begin), Delivered::Rows(_), Delivered::End] if *begin == at), "{delivered:?}");
     assert_eq!(rows(&delivered), history().1);
 }
@@ -161,7 +171,7 @@ fn an_objects_rows_stay_together_however_small_the_batches() {
 #[test]
 fn a_fresh_house_starts_where_it_is_told_to() {
     let delivered = restore(Kept { records: Vec::new(), progress: None }, 100).unwrap();
-    let at = Standpoint { next_offset: 77, progress: None, clock_ms: None, event: 1 };
+    let at = Standpoint { next_offset: 77, progress: None, rotation: Arc::default(), clock_ms: None, event: 1 };
     assert!(matches!(&delivered[..], [Delivered::Begin(begin), Delivered::End] if *begin == at), "{delivered:?}");
 }
 
@@ -169,7 +179,7 @@ fn a_fresh_house_starts_where_it_is_told_to() {
 fn a_house_that_only_committed_its_start_goes_on_there() {
     // What stands in the checkpoint was aborted, or is of nobody: it is not looked at.
     let delivered = restore(Kept { records: vec![b"?".to_vec()], progress: Some((42, Progress::default())) }, 100).unwrap();
-    let at = Standpoint { next_offset: 42, progress: Some(Progress::default()), clock_ms: None, event: 1 };
+    let at = Standpoint { next_offset: 42, progress: Some(Progress::default()), rotation: Arc::default(), clock_ms: None, event: 1 };
     assert!(matches!(&delivered[..], [Delivered::Begin(begin), Delivered::End] if *begin == at), "{delivered:?}");
 }
 
@@ -178,6 +188,56 @@ fn a_partition_whose_records_were_all_rejects_has_no_clock() {
     let records = chunk::encode(&chunk::Header { clock_ms: NO_CLOCK_MS, ..header(1, 0) }, &[], 1_000_000);
     let delivered = restore(Kept { records, progress: Some((10, Progress { n: 1, digest: 0, start: 0 })) }, 100).unwrap();
     assert!(matches!(&delivered[0], Delivered::Begin(Standpoint { clock_ms: None, event: 20, .. })), "{delivered:?}");
+}
+
+#[test]
+fn reading_may_begin_at_any_chunk_from_which_on_all_is_there() {
+    // Chunk 3 has the last word on everything but nothing of agent a; chunk 2 repeats none of it.
+    for (start, is_whole) in [(FIRST, true), (FIRST + 1, true), (FIRST + 2, true), (FIRST + 3, false)] {
+        let mut kept = kept();
+        kept.progress.as_mut().unwrap().1.start = start;
+        let outcome = restore(kept, 100);
+        assert_eq!(outcome.as_deref().is_ok_and(|delivered| rows(delivered) == history().1), is_whole, "from {start}: {outcome:?}");
+    }
+}
+
+#[test]
+fn reading_may_not_begin_within_a_chunk() {
+    let rows: Vec<_> = (0..200).map(|n| report(&format!("object-{n}"), &format!("agent-{}", n * 7919), Some("x"))).collect();
+    let digest = digest(&rows);
+    let records = chunk::encode(&header(1, digest), &[Rows::of(&rows)], 400);
+    let progress = Some((10, Progress { n: 1, digest, start: FIRST + 1 }));
+    let Err(LogError::Corrupt(said)) = restore(Kept { records, progress }, 100) else { panic!("not refused") };
+    assert!(said.contains("offset 6 is piece 1 of chunk 1, where piece 0 of chunk 1 should be"), "{said}");
+}
+
+#[test]
+fn where_the_rotation_stands_comes_out_of_the_chunks() {
+    let (one, two) = (report("a", "x", Some("up")), report("b", "x", Some("up")));
+    let digest = digest(&[one.clone(), two.clone()]);
+    let turn = |ahead: Option<&str>, owed_bytes| Turn {
+        rotation: 4,
+        ahead: ahead.map(Into::into),
+        cursor: Some("a".into()),
+        owed_bytes,
+        ..Turn::default()
+    };
+    let (first, sliced) = chunk::encode_with_slice(
+        &chunk::Header { turn: turn(None, 500), ..header(8, 1) },
+        (&[Rows::of(&[two])], &[Rows::of(&[one])]),
+        1_000_000,
+    );
+    let second = chunk::encode(&chunk::Header { turn: turn(Some("a"), 77), ..header(9, digest) }, &[], 1_000_000);
+    let (changed, last) = (first[0].len() as i64, second[0].len() as i64);
+    assert_eq!((first.len(), sliced), (2, first[1].len() as u64));
+    let mut expected = Rotation::default();
+    expected.written(&turn(None, 500), Written { offset: FIRST, changed_bytes: changed as u64, slice_bytes: sliced });
+    assert_eq!(expected.owed_bytes, 500 + changed - sliced as i64);
+    expected.written(&turn(Some("a"), 77), Written { offset: FIRST + 2, changed_bytes: last as u64, slice_bytes: 0 });
+    let records = [first, second].concat();
+    let delivered = restore(Kept { records, progress: Some((90, Progress { n: 9, digest, start: FIRST })) }, 100).unwrap();
+    let Delivered::Begin(at) = &delivered[0] else { panic!("{delivered:?}") };
+    assert_eq!(*at.rotation, expected);
 }
 
 #[test]
@@ -192,10 +252,16 @@ fn what_is_not_whole_is_refused() {
     fn committed(kept: &mut Kept) -> &mut (Offset, Progress) {
         kept.progress.as_mut().unwrap()
     }
-    let rows: [(&str, Spoil); 12] = [
+    let rows: [(&str, Spoil); 13] = [
         ("ends after chunk 2, but chunk 3 is committed", |kept| _ = kept.records.pop()),
         ("offset 6 is piece 0 of chunk 3, where piece 0 of chunk 2 should be", |kept| _ = kept.records.remove(1)),
-        ("offset 5 is piece 0 of chunk 2, where piece 0 of chunk 1 should be", |kept| _ = kept.records.remove(0)),
+        ("its rows have digest", |kept| {
+            // Read from chunk 3 on, a row is missed that only chunk 1 has.
+            committed(kept).1.start = FIRST + 2;
+            change(kept, 2, |header| header.digest = header.digest.wrapping_add(row_hash(&report("q", "a", Some("x")))));
+            committed(kept).1.digest = committed(kept).1.digest.wrapping_add(row_hash(&report("q", "a", Some("x"))));
+        }),
+        ("offset 5 is of chunk 4, but only chunks up to 3 are committed", |kept| change(kept, 0, |header| header.n = 4)),
         ("offset 6 is piece 0 of chunk 1, where", |kept| kept.records.insert(0, kept.records[0].clone())),
         ("offset 6 is of house \"other\", not of \"test\"", |kept| change(kept, 1, |header| header.house = "other".into())),
         ("offset 6: the checksum does not match", |kept| *kept.records[1].last_mut().unwrap() ^= 1),

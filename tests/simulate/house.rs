@@ -304,8 +304,8 @@ impl House {
 
     fn work_on(&self, number: usize, worker: &mut Worker) {
         while let Some(notice) = self.notices[number].borrow_mut().pop_front() {
-            if let Notice::Committed(last) = notice {
-                self.last[number].set(last);
+            if let Notice::Committed(last, _) = &notice {
+                self.last[number].set(*last);
             }
             worker.notice(notice);
         }
@@ -365,6 +365,8 @@ impl House {
             house: "simulated".to_owned(),
             instance: self.process.to_string(),
             workers: self.workers,
+            slice_bytes_min: 1_000, // so that small states have slices
+            idle_slice_bytes: 4_096,
             max_piece_bytes: self.common.piece_bytes,
         };
         let mut commit = Commit::new(settings, committer);

@@ -18,7 +18,8 @@ use differential_dataflow::{
 
 use super::{
     Engine,
-    build::{KnownTrace, PublishedTrace},
+    build::PublishedTrace,
+    known::{Known, merged},
 };
 use crate::{
     claim::Claim,
@@ -68,9 +69,9 @@ impl Engine {
 
     /// Known objects of these partitions in order of name and partition.
     pub fn list(&mut self, query: &ListQuery, of: &BTreeSet<Partition>) -> Vec<ObjectView> {
-        let from: (Name, Partition) = match &query.after {
-            Some(after) if *after.0 >= *query.prefix => after.clone(),
-            _ => (query.prefix.as_str().into(), Partition::MIN),
+        let from: Name = match &query.after {
+            Some((after, _)) if **after >= *query.prefix => after.clone(),
+            _ => query.prefix.as_str().into(),
         };
         let wanted = query.state.as_ref().map(|state| state.as_ref().map(|state| self.stores.names.borrow().states.find(state)));
         let matches = |row: &Posted| match wanted {
@@ -80,19 +81,16 @@ impl Engine {
         };
         let mut found = Vec::new();
         let published = PublishedAsOf::open(&mut self.traces.published, &self.stores.posted, self.committed);
-        scan(&mut self.traces.known, self.committed, &from, |key, id| {
-            let is_after = query.after.as_ref().is_none_or(|after| key > after);
-            if !key.0.starts_with(query.prefix.as_str()) || found.len() >= query.limit {
-                return false;
+        for (name, partition, id) in merged(&mut self.traces.known, (of, &from), self.committed) {
+            if !name.starts_with(query.prefix.as_str()) || found.len() >= query.limit {
+                break;
             }
-            if is_after
-                && of.contains(&key.1)
-                && let Some(row) = published.of(id).filter(|row| matches(row))
-            {
-                found.push((id, key.clone(), row));
+            let key = (name, partition);
+            let is_after = query.after.as_ref().is_none_or(|after| key > *after);
+            if is_after && let Some(row) = published.of(id).filter(|row| matches(row)) {
+                found.push((id, key, row));
             }
-            true
-        });
+        }
         found.into_iter().map(|(id, key, row)| self.view(id, key, row)).collect()
     }
 
@@ -113,14 +111,13 @@ impl Engine {
     }
 
     fn entry(&mut self, partition: Partition, name: &str) -> Option<(ObjectId, Posted)> {
-        let key: (Name, Partition) = (name.into(), partition);
-        let mut found = None;
-        scan(&mut self.traces.known, self.committed, &key, |at, id| {
-            found = (*at == key).then_some(id);
-            false
-        });
-        let row = PublishedAsOf::open(&mut self.traces.published, &self.stores.posted, self.committed).of(found?)?;
-        Some((found?, row))
+        let name: Name = name.into();
+        let (found, id) = Known::open(&mut self.traces.known, (partition, &name), self.committed).next()?;
+        if found != name {
+            return None;
+        }
+        let row = PublishedAsOf::open(&mut self.traces.published, &self.stores.posted, self.committed).of(id)?;
+        Some((id, row))
     }
 
     fn view(&mut self, id: ObjectId, (object, partition): (Name, Partition), posted: Posted) -> ObjectView {
@@ -182,23 +179,6 @@ type Opened<K, V> = (CursorList<BatchCursor<FlatTrace<K, V, i32>>>, Vec<Rc<Flat<
 
 fn open<K: Part, V: Part>(trace: &mut FlatTrace<K, V, i32>) -> Opened<K, V> {
     cursor_list(batches(trace))
-}
-
-/// Hands every known object at or after `from`, as of `last`, to `each`, until it says no.
-fn scan(trace: &mut KnownTrace, last: Seq, from: &(Name, Partition), mut each: impl FnMut(&(Name, Partition), ObjectId) -> bool) {
-    let (mut cursor, storage) = open(trace);
-    cursor.seek_key(&storage, from);
-    while let Some(key) = cursor.get_key(&storage) {
-        while let Some(id) = cursor.get_val(&storage) {
-            let mut count = 0;
-            cursor.map_times(&storage, |seq, diff| count += if *seq <= last { *diff } else { 0 });
-            if count > 0 && !each(key, *id) {
-                return;
-            }
-            cursor.step_val(&storage);
-        }
-        cursor.step_key(&storage);
-    }
 }
 
 /// What is published, by id, as of `last`.

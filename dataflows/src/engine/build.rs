@@ -31,7 +31,7 @@ use crate::{
     vocabulary::{Name, Partition, Seq},
 };
 
-pub(super) type KnownTrace = FlatTrace<(Name, Partition), ObjectId, i32>;
+pub(super) type KnownTrace = FlatTrace<(Partition, Name), ObjectId, i32>;
 pub(super) type PublishedTrace = FlatTrace<ObjectId, Slot, i32>;
 type SummaryTrace = FlatTrace<(Partition, Option<Name>), (), i32>;
 type Feed<D> = InputHandle<Seq, CapacityContainerBuilder<Vec<D>>>;

@@ -96,6 +96,12 @@ impl Changed {
         })
     }
 
+    /// Whether the agent's report is different now than before the epoch. `noted`: where its last change was noted, in this epoch or another.
+    pub(super) fn differs(&self, (object, agent): (ObjectId, AgentId), noted: u32) -> bool {
+        let change = self.reports.get(noted as usize).filter(|change| (change.object, change.agent) == (object, agent));
+        change.is_some_and(|change| change.before != change.after)
+    }
+
     /// Starts a new epoch.
     pub(super) fn clear(&mut self) {
         self.reports.clear();

@@ -50,14 +50,27 @@ pub(crate) struct Object {
     /// Whose claim is the newest, or [`Object::NOBODY`]; kept only where the rule asks.
     newest: AgentId,
     set: u16,
+    /// Where the published row is that was arranged last, or [`Object::NOWHERE`].
+    posted: Slot,
 }
 
 impl Object {
     const NOBODY: AgentId = AgentId::MAX;
+    const NOWHERE: Slot = Slot::MAX;
 
     pub(crate) fn new(name: Name, partition: Partition, hash: u64, set: usize) -> Self {
         let set = u16::try_from(set).expect("fewer than 65,536 rule sets");
-        Self { name, agents: Box::default(), hash, touched: 0, partition, newest: Self::NOBODY, set }
+        Self { name, agents: Box::default(), hash, touched: 0, partition, newest: Self::NOBODY, set, posted: Self::NOWHERE }
+    }
+
+    /// Where the published row stands, as of the end of the last closed epoch; none: it is not known.
+    pub(crate) fn posted(&self) -> Option<Slot> {
+        (self.posted != Self::NOWHERE).then_some(self.posted)
+    }
+
+    /// The published row stands here now.
+    pub(crate) fn post(&mut self, slot: Option<Slot>) {
+        self.posted = slot.unwrap_or(Self::NOWHERE);
     }
 
     /// Its rule set.

@@ -11,15 +11,18 @@ use statehouse_dataflows::{
     plan::Plan,
     query::{Explanation, ListQuery, ObjectView, ReportView},
     rows::Rows,
+    slice::{Position, Slice, SliceAsk},
     vocabulary::{Change, Name, Partition, Row, Run, Seq},
 };
 
-use super::{Fed, Pump, What};
+use super::{Fed, Pump, What, generate::PARTITIONS};
 
 pub(crate) struct World {
     engines: Vec<Engine>,
     /// What hashes are cut to; with few bits, names share them.
     mask: u64,
+    /// How far each engine is in each partition's rotation.
+    rounds: Vec<BTreeMap<Partition, Position>>,
 }
 
 /// What the engines made of an epoch, together.
@@ -29,6 +32,15 @@ pub(crate) struct Left {
     pub(crate) rows: Vec<Row>,
     pub(crate) digests: Vec<(Partition, u64)>,
     pub(crate) late: u64,
+    pub(crate) slices: Vec<Sliced>,
+}
+
+/// A slice that an engine cut, of the objects that are its own, and what was asked.
+#[derive(Debug)]
+pub(crate) struct Sliced {
+    pub(crate) worker: usize,
+    pub(crate) ask: SliceAsk,
+    pub(crate) slice: Slice,
 }
 
 impl Left {
@@ -42,7 +54,8 @@ impl Left {
 
 impl World {
     pub(crate) fn new(plan: &Arc<Plan>, workers: usize, mask: u64) -> Self {
-        Self { engines: (0..workers).map(|_| Engine::new(plan.clone())).collect(), mask }
+        let engines = (0..workers).map(|_| Engine::new(plan.clone())).collect();
+        Self { engines, mask, rounds: vec![BTreeMap::new(); workers] }
     }
 
     pub(crate) fn feed(&mut self, fed: &[Fed]) {
@@ -65,8 +78,15 @@ impl World {
     /// Closes the epoch that ends before this seq.
     pub(crate) fn close(&mut self, end: Seq) -> Left {
         let mut all = Left::default();
-        for engine in &mut self.engines {
-            let Closed { changes, rows, digests, counts } = engine.close(end);
+        for (worker, (engine, rounds)) in self.engines.iter_mut().zip(&mut self.rounds).enumerate() {
+            let asks = asks(rounds, end);
+            let Closed { changes, rows, digests, counts, slices } = engine.close_and_slice(end, &asks);
+            assert_eq!(slices.len(), asks.len(), "every ask is answered");
+            for (ask, slice) in asks.into_iter().zip(slices) {
+                let next = if slice.is_end { Position::default() } else { slice.reached.clone() };
+                rounds.insert(ask.partition, next);
+                all.slices.push(Sliced { worker, ask, slice });
+            }
             let changes = changes.to_changes();
             assert!(changes.is_sorted_by_key(|change| change.seq), "changes not in seq order: {changes:?}");
             all.changes.extend(changes);
@@ -108,6 +128,7 @@ impl World {
         let run = pump.aside(partition);
         self.run(run);
         self.engines.iter_mut().for_each(|engine| engine.give_up(run.first, partition));
+        self.rounds.iter_mut().for_each(|rounds| _ = rounds.remove(&partition));
     }
 
     pub(crate) fn drain(&mut self, pump: &mut Pump, what: Arrangement) {
@@ -175,11 +196,29 @@ impl World {
         self.engines.iter_mut().for_each(|engine| engine.run(run));
     }
 
-    fn route(&mut self, partition: Partition, object: &str) -> (u64, &mut Engine) {
+    /// Which engine has the object.
+    pub(crate) fn worker(&self, partition: Partition, object: &str) -> usize {
+        (self.hash(partition, object) % self.engines.len() as u64) as usize
+    }
+
+    fn hash(&self, partition: Partition, object: &str) -> u64 {
         let mut hasher = DefaultHasher::new();
         (partition, object).hash(&mut hasher);
-        let hash = hasher.finish() & self.mask;
-        let worker = (hash % self.engines.len() as u64) as usize;
-        (hash, &mut self.engines[worker])
+        hasher.finish() & self.mask
     }
+
+    fn route(&mut self, partition: Partition, object: &str) -> (u64, &mut Engine) {
+        let worker = self.worker(partition, object);
+        (self.hash(partition, object), &mut self.engines[worker])
+    }
+}
+
+/// A slice of every partition there is, of one row to five.
+fn asks(rounds: &BTreeMap<Partition, Position>, end: Seq) -> Vec<SliceAsk> {
+    let ask = |partition| SliceAsk {
+        partition,
+        after: rounds.get(&partition).cloned().unwrap_or_default(),
+        rows_max: 1 + (end as usize + partition as usize) % 5,
+    };
+    PARTITIONS.map(ask).into()
 }

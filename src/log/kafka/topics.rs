@@ -10,13 +10,14 @@ use std::{
 };
 
 use rdkafka::{
+    Offset as Place, TopicPartitionList,
     admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     metadata::MetadataTopic,
     types::RDKafkaRespErr,
 };
-use statehouse_dataflows::vocabulary::Partition;
+use statehouse_dataflows::vocabulary::{Offset, Partition};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
@@ -222,13 +223,13 @@ fn not_created(name: &str, code: RDKafkaErrorCode, replication_factor: i32) -> L
 }
 
 /// The admin client and what its futures run on.
-struct Admin {
+pub(super) struct Admin {
     client: Option<AdminClient<Voice>>,
     runtime: Runtime,
 }
 
 impl Admin {
-    fn new(settings: &Settings) -> Result<Self, LogError> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, LogError> {
         let runtime = Builder::new_current_thread().build().map_err(|error| LogError::Unavailable(format!("no runtime: {error}")))?;
         Ok(Self { client: Some(make(&settings.admin(), Voice::default())?), runtime })
     }
@@ -255,6 +256,19 @@ impl Admin {
             }
         }
         Ok(())
+    }
+
+    /// Deletes each partition's records before an offset. Returns for which it was refused, and why.
+    pub(super) fn delete_records(&self, topic: &str, before: &BTreeMap<Partition, Offset>) -> Result<Vec<(Partition, String)>, LogError> {
+        let refused = |error: KafkaError| LogError::Unavailable(format!("records of {topic} can't be deleted: {error}"));
+        let mut places = TopicPartitionList::new();
+        for (partition, offset) in before {
+            places.add_partition_offset(topic, *partition, Place::Offset(*offset)).map_err(refused)?;
+        }
+        let options = AdminOptions::new().operation_timeout(Some(ASK)).request_timeout(Some(ASK * 2));
+        let deleted = self.runtime.block_on(self.client().delete_records(&places, &options)).map_err(refused)?;
+        let refused = deleted.elements().into_iter().filter_map(|place| Some((place.partition(), place.error().err()?.to_string())));
+        Ok(refused.collect())
     }
 
     /// By topic; a topic whose options must not be seen is left out.

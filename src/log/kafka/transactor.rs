@@ -28,9 +28,10 @@ use super::{
     settings::{Settings, make},
     steps::Steps,
     timing::given_up_after,
+    trimmer::Trimmer,
 };
 use crate::log::{
-    LogError, TransactError, Transaction,
+    LogError, TransactError, Transaction, Trims,
     protocol::{
         Fencing, Grant, Ownership,
         client::{StartError, Time, Transactor, Transactors},
@@ -69,11 +70,13 @@ pub(super) struct KafkaTransactors {
     clock: Steady,
     /// For the next try to start.
     start_patience: Duration,
+    trimmer: Trimmer,
 }
 
 impl KafkaTransactors {
     pub(super) fn new(grounds: Arc<Grounds>, roll: KafkaRoll) -> Self {
-        Self { grounds, roll, clock: Steady::default(), start_patience: START_PATIENCE }
+        let trimmer = Trimmer::new(Arc::clone(&grounds.settings));
+        Self { grounds, roll, clock: Steady::default(), start_patience: START_PATIENCE, trimmer }
     }
 }
 
@@ -121,6 +124,10 @@ impl Transactors for KafkaTransactors {
 
     fn register(&mut self) -> Result<(), String> {
         instances::enter_own(&mut self.roll, &self.grounds.settings)
+    }
+
+    fn trim(&mut self, before: &[(Partition, Offset)]) -> Trims {
+        self.trimmer.trim(before)
     }
 }
 

@@ -27,6 +27,8 @@ use crate::{
 const FORMAT: &str = "1";
 /// redb would take up to 1 GiB. An epoch writes its pages once and a restore reads them once, so more than this would gain nothing.
 const CACHE_BYTES: usize = 32 << 20;
+/// Smaller files are not looked at for free space: looking reads all of it.
+const COMPACT_BYTES_MIN: u64 = 32 << 20;
 /// How long to wait before the next attempt to open the database.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 /// How much of the file is looked at or written anew at a time.
@@ -37,7 +39,8 @@ const FLAGS_BYTE: usize = 9;
 const UNCLEAN_FLAG: u8 = 2;
 const HEADER_BYTES: u64 = 4096;
 
-type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+/// Opens the database; says how large its file was.
+type Opener = Box<dyn Fn() -> Result<(Database, u64), DatabaseError> + Send + Sync>;
 
 pub(super) struct Store {
     opener: Opener,
@@ -66,7 +69,9 @@ impl Store {
             marks: [("format", FORMAT.into()), ("house", house.into()), ("partitions", config.partitions.to_string())],
             keep_records: config.keep_records,
         };
-        *store.database() = Some(store.open_checked()?);
+        let (mut database, bytes) = store.open_checked()?;
+        give_back(&mut database, bytes);
+        *store.database() = Some(database);
         Ok(store)
     }
 
@@ -99,7 +104,7 @@ impl Store {
         loop {
             *self.database() = None;
             match self.open_checked() {
-                Ok(database) => {
+                Ok((database, _)) => {
                     *self.database() = Some(database);
                     return Ok(());
                 }
@@ -171,10 +176,10 @@ impl Store {
         self.database.lock().expect(UNBROKEN)
     }
 
-    fn open_checked(&self) -> Result<Database, LogError> {
-        let database = (self.opener)().map_err(|error| self.explain(error.into()))?;
+    fn open_checked(&self) -> Result<(Database, u64), LogError> {
+        let (database, bytes) = (self.opener)().map_err(|error| self.explain(error.into()))?;
         self.check_marks(&database)?;
-        Ok(database)
+        Ok((database, bytes))
     }
 
     /// Founds a new database, and refuses another house's.
@@ -239,9 +244,30 @@ fn is_lasting(kind: io::ErrorKind) -> bool {
     matches!(kind, AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
 
-fn open_database(backend: impl StorageBackend) -> Result<Database, DatabaseError> {
+fn open_database(backend: impl StorageBackend) -> Result<(Database, u64), DatabaseError> {
     prepare(&backend)?;
-    Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)
+    let bytes = backend.len()?;
+    Ok((Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?, bytes))
+}
+
+/// Makes a file smaller of which more than half is free. While it is in use redb takes free pages again, and gives back only those at its end. A
+/// file that stays large is no reason not to start.
+fn give_back(database: &mut Database, bytes: u64) {
+    if bytes < COMPACT_BYTES_MIN {
+        return;
+    }
+    let used_bytes = |database: &Database| {
+        let writing = database.begin_write()?;
+        let stats = writing.stats()?;
+        writing.abort()?;
+        Ok::<_, Error>(stats.allocated_pages() * stats.page_size() as u64)
+    };
+    let outcome = used_bytes(database).and_then(|used| if used < bytes / 2 { Ok(database.compact()?) } else { Ok(false) });
+    match outcome {
+        Ok(true) => tracing::info!(bytes, "the embedded log's file was mostly free: it is made smaller"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "the embedded log's file can't be made smaller"),
+    }
 }
 
 fn is_new(database: &Database) -> Result<bool, Error> {

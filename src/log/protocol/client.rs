@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
 
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
-use crate::log::{LogError, RejectRecord, SinkRecord, Start, TransactError, Transaction};
+use crate::log::{LogError, RejectRecord, SinkRecord, Start, TransactError, Transaction, Trims};
 
 /// A steady clock, and waiting by it.
 pub(crate) trait Time {
@@ -125,6 +125,9 @@ pub(crate) trait Transactors: Time + Send {
     /// # Errors
     /// When it is not known to be there.
     fn register(&mut self) -> Result<(), String>;
+
+    /// As [`crate::log::Committer::trim`].
+    fn trim(&mut self, before: &[(Partition, Offset)]) -> Trims;
 }
 
 /// What counts.

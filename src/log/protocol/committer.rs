@@ -11,7 +11,7 @@ use super::{
     client::{StartError, Transactor, Transactors},
     ownership::Ownership,
 };
-use crate::log::{Committer, LogError, TransactError, Transaction};
+use crate::log::{Committer, LogError, TransactError, Transaction, Trims};
 
 /// Between two tries to start a producer.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -80,6 +80,10 @@ impl<T: Transactors> Committer for GroupCommitter<T> {
             self.abandon();
         }
         outcome
+    }
+
+    fn trim(&mut self, before: &[(Partition, Offset)]) -> Trims {
+        self.transactors.trim(before)
     }
 
     fn recover(&mut self, keep_trying: &dyn Fn() -> bool) -> Result<(), LogError> {

@@ -65,16 +65,20 @@ impl Partition {
 
     /// The next record at or after `from` and before `end`; without `all` only what is committed.
     pub(super) fn next(&self, from: Offset, end: Offset, all: bool) -> Option<&Stored> {
-        let from = usize::try_from(from.max(self.low)).ok()?;
+        self.find(from.max(self.low), end, all)
+    }
+
+    fn find(&self, from: Offset, end: Offset, all: bool) -> Option<&Stored> {
+        let from = usize::try_from(from).ok()?;
         let to = usize::try_from(end).ok()?.min(self.records.len());
         let counts = |of: Transactional| all || !(self.aborted.contains(&of) || self.open.contains_key(&of));
         self.records.get(from..to)?.iter().find(|record| !record.is_marker && record.of.is_none_or(counts))
     }
 
-    /// All that is committed, up to the stable end.
+    /// All that is committed, up to the stable end, as if it had been read before any of it was deleted.
     pub(super) fn committed(&self) -> Vec<Stored> {
-        let (mut from, mut all) = (self.low, Vec::new());
-        while let Some(record) = self.next(from, self.stable_end(), false) {
+        let (mut from, mut all) = (0, Vec::new());
+        while let Some(record) = self.find(from, self.stable_end(), false) {
             from = record.offset + 1;
             all.push(record.clone());
         }

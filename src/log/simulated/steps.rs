@@ -15,13 +15,16 @@ use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::{Topic, group::Membership, link::Link, partition::Stored, reading::SimulatedRoll, state::Later};
 use crate::log::{
-    TransactError, Transaction,
+    TransactError, Transaction, Trims,
     protocol::{
         Fencing, Grant, Ownership,
         client::{GroupMember, Outgoing, Place, Producer, StartError, Time, Transactor, Transactors},
         enter, transact,
     },
 };
+
+/// Records that nobody needs are deleted within so long.
+const TRIM_US_MAX: u64 = 5_000_000;
 
 type Answer = Result<Vec<(Partition, Offset)>, TransactError>;
 
@@ -250,5 +253,25 @@ impl Transactors for SimulatedTransactors {
 
     fn register(&mut self) -> Result<(), String> {
         enter(&mut SimulatedRoll::new(self.link.clone()), &self.id, &self.id, 0)
+    }
+
+    /// It comes a while later, also from who has lost the partition since.
+    fn trim(&mut self, before: &[(Partition, Offset)]) -> Trims {
+        if before.is_empty() {
+            return Trims::default();
+        }
+        let (here, before) = (self.link.clone(), before.to_vec());
+        let done = before.len() as u64;
+        let job = Box::new(move || {
+            here.wait(here.state(|state| state.dice.from(0, TRIM_US_MAX)));
+            here.state(|state| {
+                for (partition, offset) in before {
+                    let log = state.log(Topic::Checkpoint, partition);
+                    log.low = log.low.max(offset);
+                }
+            });
+        });
+        self.link.state(|state| state.jobs.push((self.link.instance, job)));
+        Trims { done, failed: 0 }
     }
 }
