@@ -8,13 +8,15 @@ use std::{
 use statehouse_dataflows::vocabulary::{Millis, Offset, Partition};
 use tokio::sync::watch;
 
-use crate::message::{CopyPart, Note};
+use crate::message::{CopyPart, Note, RestoreProgress};
 
 /// Where the house stands, published by the flow for everyone to watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// By owned partition: how far it is.
     pub partitions: BTreeMap<Partition, PartitionStanding>,
+    /// How far the restores are that have begun.
+    pub restores: BTreeMap<Partition, RestoreProgress>,
     /// By partition of another instance, or that is being taken over: its copy, once it is whole.
     pub copies: BTreeMap<Partition, Option<CopyStanding>>,
     /// How often the state of each partition was dropped or given up: an answer across such an upheaval counts for nothing.
@@ -101,6 +103,7 @@ impl Troubles {
             Note::Restoring(partition) => {
                 standing.partitions.insert(*partition, PartitionStanding::Restoring);
                 standing.copies.remove(partition);
+                standing.restores.remove(partition);
                 upheaval(standing, *partition);
             }
             Note::Copying(partition) => {
@@ -114,7 +117,13 @@ impl Troubles {
                     known.and_modify(|copy| *copy = Some(CopyStanding { next_offset: *next_offset, level_ms: *level_ms }));
                 }
             }
+            // A restore that was given up may be told of a little longer.
+            Note::Restore(partition, progress) if standing.partitions.get(partition) == Some(&PartitionStanding::Restoring) => {
+                standing.restores.insert(*partition, *progress);
+            }
+            Note::Restore(..) => {}
             Note::Gone(partitions) => {
+                standing.restores.retain(|partition, _| !partitions.contains(partition));
                 standing.partitions.retain(|partition, _| !partitions.contains(partition));
                 standing.copies.retain(|partition, _| !partitions.contains(partition));
                 partitions.iter().for_each(|partition| upheaval(standing, *partition));
@@ -126,6 +135,7 @@ impl Troubles {
                     let known = standing.partitions.entry(*partition);
                     known.and_modify(|known| *known = PartitionStanding::Live { next_offset: *next_offset });
                     standing.copies.remove(partition); // it is taken over, and that is no upheaval
+                    standing.restores.remove(partition);
                 }
             }
             Note::Stale { since_ms, trouble } => self.commit = Some((*since_ms, trouble.clone())),
@@ -191,6 +201,22 @@ mod tests {
         board.apply(&copied(9));
         board.apply(&Note::Restoring(3));
         assert_eq!(of(&board), None, "a plain restore begins with nothing");
+    }
+
+    #[test]
+    fn a_restore_is_told_of_until_it_is_over() {
+        let board = Board::default();
+        let restores = || board.watch().borrow().restores.keys().copied().collect::<Vec<_>>();
+        let told = |partition| board.apply(&Note::Restore(partition, RestoreProgress { rows: 5, ..RestoreProgress::default() }));
+        [0, 1, 2].into_iter().for_each(|partition| board.apply(&Note::Restoring(partition)));
+        [0, 1, 2, 3].into_iter().for_each(told);
+        assert_eq!(restores(), [0, 1, 2], "3 is not ours");
+        board.apply(&Note::Committed(vec![(0, 7)]));
+        board.apply(&Note::Gone(vec![1]));
+        [0, 1].into_iter().for_each(told);
+        assert_eq!(restores(), [2], "what is over stays over");
+        board.apply(&Note::Restoring(2));
+        assert_eq!(restores(), Vec::<Partition>::new(), "it begins anew");
     }
 
     #[test]

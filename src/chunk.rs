@@ -28,7 +28,7 @@ mod read;
 use lz4_flex::block;
 use statehouse_dataflows::{
     rows::Rows,
-    vocabulary::{Millis, Name, Offset, Partition, Row},
+    vocabulary::{Millis, Name, Offset, Partition},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -111,7 +111,7 @@ pub struct Piece {
     /// Whether its rows are a part of the chunk's slice.
     pub is_slice: bool,
     /// Its rows.
-    pub rows: Vec<Row>,
+    pub rows: Rows,
 }
 
 /// Bytes that are not a piece of a chunk.
@@ -274,7 +274,7 @@ fn decompress(stored: &[u8], length: usize) -> Result<Vec<u8>, ChunkError> {
     }
 }
 
-fn read(version: u8, body: &[u8]) -> Result<(Header, bool, Vec<Row>), ChunkError> {
+fn read(version: u8, body: &[u8]) -> Result<(Header, bool, Rows), ChunkError> {
     read::read(version, body).map_err(|Flaw(what)| ChunkError::Body(what))
 }
 

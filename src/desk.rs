@@ -26,6 +26,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     board::{PartitionStanding, Standing},
     log::{AppendError, Appender},
+    message::RestoreProgress,
     question::{Answer, Ask, Question},
 };
 
@@ -87,8 +88,13 @@ pub enum Unavailable {
     #[error("partition {0} is owned by another instance")]
     NotOwner(Partition),
     /// The partition's state is being restored.
-    #[error("partition {0} is being restored")]
-    Restoring(Partition),
+    #[error("partition {partition} is being restored")]
+    Restoring {
+        /// Which.
+        partition: Partition,
+        /// About how long that still takes; none: not known yet.
+        seconds_left: Option<u64>,
+    },
     /// The worker dropped the question: its state changed hands.
     #[error("the state that was asked is being replaced")]
     Unanswered,
@@ -321,7 +327,10 @@ impl<T> Answered<T> {
 fn live(standing: &Standing, partition: Partition) -> Result<Offset, Unavailable> {
     match standing.partitions.get(&partition) {
         Some(PartitionStanding::Live { next_offset }) => Ok(*next_offset),
-        Some(PartitionStanding::Restoring) => Err(Unavailable::Restoring(partition)),
+        Some(PartitionStanding::Restoring) => {
+            let seconds_left = standing.restores.get(&partition).and_then(RestoreProgress::seconds_left);
+            Err(Unavailable::Restoring { partition, seconds_left })
+        }
         None if standing.stopping => Err(Unavailable::Stopping),
         None if standing.partitions.is_empty() => Err(Unavailable::Joining),
         None => Err(Unavailable::NotOwner(partition)),

@@ -119,7 +119,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let (read, proven) = bounded(0);
     let (deliver, deliveries) = bounded(DELIVERIES_MAX);
 
-    let stages = Stages { config, around: &around, board: &board, ending: &ending };
+    let stages = Stages { config, around: &around, route: &route, board: &board, ending: &ending };
     let mut threads = Vec::new();
     let encoder = Arc::new(Encoder::new(config.sink.format));
     for (worker, (notices, feeds)) in heard.into_iter().zip(fed).enumerate() {
@@ -151,6 +151,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
 struct Stages<'a> {
     config: &'a Config,
     around: &'a Surroundings,
+    route: &'a Route,
     board: &'a Arc<Board>,
     ending: &'a Arc<Ending>,
 }
@@ -201,7 +202,8 @@ impl Stages<'_> {
         read: Sender<Read>,
     ) -> Result<JoinHandle<()>, HouseError> {
         let restore = Restore::new(self.restore_settings(), checkpoint);
-        let thread = RestoreThread { restore, requests, read };
+        let (board, metrics) = (Arc::clone(self.board), Arc::clone(&self.around.metrics));
+        let thread = RestoreThread { restore, requests, read, board, metrics };
         spawn("restore".to_owned(), self.ending, move |ending| thread.run(ending))
     }
 
@@ -210,7 +212,7 @@ impl Stages<'_> {
             house: self.config.house.clone(),
             start: self.config.source.start,
             batch_rows: RESTORE_BATCH_ROWS,
-            keys: RandomState::new(),
+            route: self.route.clone(),
         }
     }
 

@@ -48,8 +48,15 @@ pub enum Feed {
     Rows {
         /// One seq at the partition's restored clock.
         run: Run,
-        /// This worker's objects: hash of the object, all rows of it.
-        objects: Vec<(u64, Vec<Row>)>,
+        /// This worker's objects.
+        objects: Objects,
+    },
+    /// All rows of the run's partition are here: compare verdicts and published states of more of its objects, each once, at its seq.
+    Compare {
+        /// One seq at the partition's restored clock; of all shares but the seq is the same.
+        run: Run,
+        /// So many objects at most.
+        objects_max: usize,
     },
     /// Rows of a chunk that a copy follows, all at the one seq of the run.
     Chunk {
@@ -58,8 +65,6 @@ pub enum Feed {
         /// This worker's objects: hash of the object, rows of it. An object may come twice.
         objects: Vec<(u64, Vec<Row>)>,
     },
-    /// The partition of the run is restored: compare verdicts and published states once, at its seq.
-    Restored(Run),
     /// The partition of the run is no longer ours: forget it, at its seq.
     GiveUp(Run),
     /// The epoch ends here: hand out what it brought.
@@ -76,6 +81,15 @@ pub enum Feed {
         /// The partitions to be restored: nothing of them is answered before.
         owned: Arc<[Partition]>,
     },
+}
+
+/// Restored objects of one partition, of one worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objects {
+    /// Of each object, in the order of their rows: the keyed hash of (partition, object).
+    pub hashes: Vec<u64>,
+    /// All rows of each, none of them a tombstone.
+    pub rows: Rows,
 }
 
 /// One worker's share of a batch.
@@ -285,8 +299,8 @@ pub struct Delivery {
 pub enum Delivered {
     /// The place to go on from.
     Begin(Standpoint),
-    /// Some objects, each with all its rows.
-    Rows(Vec<Vec<Row>>),
+    /// Some objects, each with all its rows, by worker.
+    Rows(Vec<Objects>),
     /// That was all.
     End,
     /// A whole chunk: where its owner stood after it, and its rows, those of one object together.
@@ -295,6 +309,37 @@ pub enum Delivered {
     Level(Millis),
     /// The copy is not what is committed, or can't be shown to be.
     Doubt,
+}
+
+/// How far the restore of a partition is: read first, then handed over to the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoreProgress {
+    /// Chunks read, and how many there are; none before the first is read.
+    pub chunks: (u64, u64),
+    /// Bytes of checkpoint records read.
+    pub bytes: u64,
+    /// Rows read.
+    pub rows: u64,
+    /// Live rows handed over, and how many there are; none before all is read.
+    pub handed_rows: (u64, u64),
+    /// Since its reading began.
+    pub elapsed_ms: u64,
+}
+
+impl RestoreProgress {
+    /// How much of the work is done, in thousandths: reading is taken for one half of it, handing over for the other.
+    #[must_use]
+    pub fn permille(&self) -> u64 {
+        let half = |(done, all): (u64, u64)| (500 * done).checked_div(all).unwrap_or(0).min(500);
+        half(self.chunks) + half(self.handed_rows)
+    }
+
+    /// An estimate of how long it still takes, at the rate so far; none before there is a rate.
+    #[must_use]
+    pub fn seconds_left(&self) -> Option<u64> {
+        let done = self.permille();
+        (self.elapsed_ms * (1_000 - done)).checked_div(done).map(|left_ms| left_ms.div_ceil(1_000))
+    }
 }
 
 /// Where a partition stood after its last committed epoch.
@@ -317,6 +362,8 @@ pub struct Standpoint {
 pub enum Note {
     /// This partition is ours and being restored.
     Restoring(Partition),
+    /// The restore of this partition is so far.
+    Restore(Partition, RestoreProgress),
     /// These partitions are no longer ours, nor are there copies of them.
     Gone(Vec<Partition>),
     /// A copy of this partition is being made.
@@ -340,4 +387,24 @@ pub enum Note {
     Clock(Option<String>),
     /// The house is shutting down.
     Stopping,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_restore_follows_from_what_is_done() {
+        let restore = |chunks, handed_rows, elapsed_ms| RestoreProgress { chunks, handed_rows, elapsed_ms, ..RestoreProgress::default() };
+        let rows = [
+            (restore((0, 0), (0, 0), 100), 0, None),
+            (restore((1, 4), (0, 0), 1_000), 125, Some(7)),
+            (restore((4, 4), (0, 0), 2_000), 500, Some(2)),
+            (restore((4, 4), (10, 40), 3_000), 625, Some(2)),
+            (restore((4, 4), (40, 40), 3_000), 1_000, Some(0)),
+        ];
+        for (restore, permille, seconds_left) in rows {
+            assert_eq!((restore.permille(), restore.seconds_left()), (permille, seconds_left), "{restore:?}");
+        }
+    }
 }

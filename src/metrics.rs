@@ -29,7 +29,7 @@ use statehouse_dataflows::{
     vocabulary::{Cause, Name, Partition},
 };
 
-use crate::log::TransactError;
+use crate::{log::TransactError, message::RestoreProgress};
 
 /// How many states `statehouse_objects` tells apart; the rest is summed up as [`OTHER_STATES`]. States come from agents, so without a
 /// bound a mistaken agent could make any number of time series.
@@ -69,6 +69,10 @@ pub struct Metrics {
     copies_age: Gauge<f64, AtomicU64>,
     takeovers: Counter,
     takeover_duration: Histogram,
+    restore_progress: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
+    restore_left: Family<PartitionLabel, Gauge>,
+    restore_rows: Family<PartitionLabel, Gauge>,
+    restore_bytes: Family<PartitionLabel, Gauge>,
     stale: Gauge,
     stale_seconds: Gauge<f64, AtomicU64>,
     http_requests: Family<RequestLabels, Counter>,
@@ -182,6 +186,10 @@ impl Default for Metrics {
             copies_age: Gauge::default(),
             takeovers: Counter::default(),
             takeover_duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)), // 1 ms to 16 s
+            restore_progress: Family::default(),
+            restore_left: Family::default(),
+            restore_rows: Family::default(),
+            restore_bytes: Family::default(),
             stale: Gauge::default(),
             stale_seconds: Gauge::default(),
             http_requests: Family::default(),
@@ -267,6 +275,24 @@ impl Metrics {
     pub fn partition_released(&self, partition: Partition) {
         self.log_bytes.remove(&PartitionLabel { partition });
         self.source_lag.remove(&PartitionLabel { partition });
+    }
+
+    /// Notes how far the restore of a partition is.
+    pub fn restore_at(&self, partition: Partition, restore: &RestoreProgress) {
+        let (label, number) = (PartitionLabel { partition }, |number: u64| i64::try_from(number).unwrap_or(i64::MAX));
+        self.restore_progress.get_or_create(&label).set(restore.permille() as f64 / 1_000.0);
+        self.restore_rows.get_or_create(&label).set(number(restore.rows));
+        self.restore_bytes.get_or_create(&label).set(number(restore.bytes));
+        if let Some(seconds) = restore.seconds_left() {
+            self.restore_left.get_or_create(&label).set(number(seconds));
+        }
+    }
+
+    /// Stops showing how far the restore of a partition is: it is over, or given up.
+    pub fn restore_over(&self, partition: Partition) {
+        let label = PartitionLabel { partition };
+        self.restore_progress.remove(&label);
+        [&self.restore_left, &self.restore_rows, &self.restore_bytes].into_iter().for_each(|family| _ = family.remove(&label));
     }
 
     /// Counts checkpoint records read by a restore.
@@ -363,6 +389,11 @@ impl Metrics {
         to.register("takeovers", "Partitions taken over from a warm copy, without a restore", self.takeovers.clone());
         let duration = self.takeover_duration.clone();
         to.register("takeover_duration_seconds", "From a partition's assignment to the proof that its copy is what is committed", duration);
+        let (progress, left) = (self.restore_progress.clone(), self.restore_left.clone());
+        to.register("restore_progress_ratio", "How much of a partition's running restore is done, as far as is known", progress);
+        to.register("restore_left_seconds", "About how long a partition's running restore still takes", left);
+        to.register("restore_read_rows", "Rows that a partition's running restore has read", self.restore_rows.clone());
+        to.register("restore_read_bytes", "Bytes that a partition's running restore has read", self.restore_bytes.clone());
     }
 
     fn register_http(&self, to: &mut Registry) {

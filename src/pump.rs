@@ -33,7 +33,7 @@ use self::{
 use crate::{
     decode::Decoder,
     log::{Batch, LogError, Polled, Source},
-    message::{Cut, Delivered, Delivery, Feed, Note, Now, Order, Records, Request, Resolved},
+    message::{Cut, Delivered, Delivery, Feed, Note, Now, Objects, Order, Records, Request, Resolved},
     route::Route,
 };
 
@@ -59,6 +59,10 @@ pub struct PumpSettings {
     pub max_future_skew_ms: Millis,
 }
 
+/// So many objects of each worker are compared at a time after a restore.
+const COMPARE_OBJECTS: usize = 1_024;
+/// Of an epoch at most one part of so many is restored rows while other partitions are live or compared: those go on meanwhile.
+const RESTORED_PART: usize = 2;
 /// Epochs are not halved more often than that.
 const HALVINGS_MAX: u32 = 8;
 
@@ -130,6 +134,8 @@ struct Open {
     /// Its first seq.
     first: Seq,
     records: usize,
+    /// Those of them that are restored rows.
+    restored: usize,
     bytes: usize,
     since: Duration,
 }
@@ -213,7 +219,7 @@ impl Pump {
     /// Whether deliveries of a restore are welcome now; otherwise they wait.
     #[must_use]
     pub fn wants_deliveries(&self) -> bool {
-        self.dropped || self.stopping || (!self.is_full() && self.releases.is_empty())
+        self.dropped || self.stopping || (self.may_restore() && self.releases.is_empty())
     }
 
     /// Takes a delivery of a restore or of a copy. One for an assignment that is over, or of a house that stops, is dropped.
@@ -240,23 +246,45 @@ impl Pump {
                 if is_fresh {
                     line.phase = Phase::Starting;
                     let run = line.aside(&mut self.next);
-                    self.to_all(out, || Feed::Restored(run));
+                    self.to_all(out, || Feed::Compare { run, objects_max: COMPARE_OBJECTS });
                 }
             }
-            Delivered::Rows(objects) => {
-                self.busy = true;
-                let run = line.aside(&mut self.next);
-                self.restore(run, objects, out);
+            Delivered::Rows(shares) => {
+                let run = line.restored(&shares, &mut self.next);
+                self.restore(run, shares, out);
             }
-            Delivered::End => {
-                let run = line.compared(&mut self.next);
-                line.phase = Phase::Live;
-                self.source.begin(line.partition, line.next_offset)?;
-                self.to_all(out, || Feed::Restored(run));
-            }
+            Delivered::End => self.compare(delivery.partition, out)?,
             Delivered::Chunk(at, objects) => self.catch_up(delivery.partition, (at, objects), out),
             Delivered::Level(_) => {}
             Delivered::Doubt => self.doubted(delivery.partition, out),
+        }
+        Ok(())
+    }
+
+    /// Has some more objects of a restored partition compared; with the last of them it is live. Meanwhile it is in every epoch, as the
+    /// changes that come of it are, but nothing of it is read and its clock stands.
+    fn compare(&mut self, partition: Partition, out: &mut Vec<Sent>) -> Result<(), LogError> {
+        let line = self.lines.get_mut(&partition).expect("only owned partitions are compared");
+        let (run, objects) = line.compare(COMPARE_OBJECTS, &mut self.next);
+        self.open.records += objects;
+        self.busy = true;
+        let mut objects_max = COMPARE_OBJECTS;
+        if line.is_compared() {
+            objects_max = usize::MAX; // nobody counted what came while a copy was followed
+            line.phase = Phase::Live;
+            self.source.begin(line.partition, line.next_offset)?;
+        }
+        self.to_all(out, || Feed::Compare { run, objects_max });
+        Ok(())
+    }
+
+    /// One share of each partition that is being compared, before others fill the epoch.
+    fn compare_all(&mut self, out: &mut Vec<Sent>) -> Result<(), LogError> {
+        let comparing: Vec<_> = self.lines.values().filter(|line| line.phase == Phase::Comparing).map(|line| line.partition).collect();
+        for partition in comparing {
+            if !self.is_full() {
+                self.compare(partition, out)?;
+            }
         }
         Ok(())
     }
@@ -292,7 +320,7 @@ impl Pump {
     /// Does what is due: feeds what was polled, moves clocks, lets revoked partitions go, cuts an epoch, leaves.
     ///
     /// # Errors
-    /// As [`Source::release`].
+    /// As [`Source::release`] and [`Source::begin`].
     pub fn turn(&mut self, now: Now, out: &mut Vec<Sent>) -> Result<(), LogError> {
         let wall_ms = self.wall.read(now);
         self.note_clock(out);
@@ -301,6 +329,7 @@ impl Pump {
             self.begin_anew(out);
         }
         if self.may_feed() {
+            self.compare_all(out)?;
             self.feed((wall_ms, now.wall_ms.max(wall_ms)), out);
             self.tick(wall_ms, out);
         }
@@ -363,8 +392,12 @@ impl Pump {
         }
     }
 
-    fn restore(&mut self, run: Run, objects: Vec<Vec<Row>>, out: &mut Vec<Sent>) {
-        let shares = self.share(objects);
+    /// Restored objects go to their workers, and count into the open epoch.
+    fn restore(&mut self, run: Run, shares: Vec<Objects>, out: &mut Vec<Sent>) {
+        let rows: usize = shares.iter().map(|objects| objects.rows.len()).sum();
+        self.open.records += rows;
+        self.open.restored += rows;
+        self.busy = true;
         let feeds = shares.into_iter().map(|objects| Feed::Rows { run, objects });
         out.extend(feeds.enumerate().map(|(worker, feed)| Sent::Worker(worker, feed)));
     }
@@ -445,6 +478,13 @@ impl Pump {
     fn is_full(&self) -> bool {
         let (records, bytes) = self.limits();
         self.open.records >= records || self.open.bytes >= bytes
+    }
+
+    /// Whether the epoch takes restored rows.
+    fn may_restore(&self) -> bool {
+        let is_shared = self.lines.values().any(Line::is_whole);
+        let part = (self.limits().0 / RESTORED_PART).max(1);
+        !self.is_full() && (!is_shared || self.open.restored < part)
     }
 
     /// How many records and bytes an epoch takes: half as many after each that failed, and twice as many after each full

@@ -9,22 +9,28 @@
 mod chain;
 pub mod follow;
 mod stage;
+mod table;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    mem,
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering},
 };
 
-use ahash::RandomState;
-use statehouse_dataflows::vocabulary::{Offset, Partition, Row};
+use statehouse_dataflows::vocabulary::{Offset, Partition};
 
-use self::stage::Stage;
+use self::{
+    stage::{Proven, Stage},
+    table::{Leaving, Table},
+};
 use crate::{
     chunk::{self, NO_CLOCK_MS},
     log::{Checkpoint, LogError, Progress, Start},
-    message::{Delivered, Delivery, Request, Standpoint},
+    message::{Delivered, Delivery, Request, RestoreProgress, Standpoint},
+    rotation::Rotation,
+    route::Route,
 };
 
 /// Restore's part of the configuration.
@@ -36,8 +42,8 @@ pub struct RestoreSettings {
     pub start: Start,
     /// About how many rows are handed over at a time; an object's rows are never parted.
     pub batch_rows: usize,
-    /// Keys for the tables in which rows are staged.
-    pub keys: RandomState,
+    /// Which worker takes an object.
+    pub route: Route,
 }
 
 /// See the module.
@@ -54,7 +60,8 @@ pub struct Restored {
     pub records: u64,
     partition: Partition,
     number: u64,
-    objects: stage::Objects,
+    read: RestoreProgress,
+    objects: Leaving,
     batch_rows: usize,
     stage: Handed,
 }
@@ -74,38 +81,47 @@ impl Restore {
         Self { settings, checkpoint }
     }
 
-    /// Reads a partition's state; iterating over it yields its deliveries.
+    /// Reads a partition's state; iterating over it yields its deliveries. Tells `each` after every record how far it is.
     ///
     /// # Errors
     /// When the log can't be read now, or nobody waits any more ([`LogError::Unavailable`]: look and try again), or what it holds must not
     /// be used.
-    pub fn restore(&mut self, request: &Request) -> Result<Restored, LogError> {
+    pub fn restore(&mut self, request: &Request, each: &mut dyn FnMut(RestoreProgress)) -> Result<Restored, LogError> {
         // Believed when it is seen twice: meanwhile a partition's leader may have changed and not know the end yet, or another instance,
         // which took us for dead, may have gone on.
-        match self.look(request) {
-            Err(LogError::Corrupt(_)) => self.look(request),
+        match self.look(request, each) {
+            Err(LogError::Corrupt(_)) => self.look(request, each),
             outcome => outcome,
         }
     }
 
-    fn look(&mut self, request: &Request) -> Result<Restored, LogError> {
-        let partition = request.partition;
-        let (at, records, objects) = match self.checkpoint.progress(partition)? {
-            Some((next_offset, progress)) => self.read(request, next_offset, progress)?,
-            None => {
-                let next_offset = self.checkpoint.start_offset(partition, self.settings.start)?;
-                (
-                    Standpoint { next_offset, progress: None, rotation: Arc::default(), clock_ms: None, event: 1 },
-                    0,
-                    stage::Objects::default(),
-                )
-            }
+    fn look(&mut self, request: &Request, each: &mut dyn FnMut(RestoreProgress)) -> Result<Restored, LogError> {
+        let (partition, number, batch_rows) = (request.partition, request.number, self.settings.batch_rows);
+        let restored = |at, Proven { records, read, table, .. }: Proven| {
+            let (objects, stage) = (table.leave(), Handed::Nothing);
+            Restored { at, records, partition, number, read, objects, batch_rows, stage }
         };
-        let (number, batch_rows) = (request.number, self.settings.batch_rows);
-        Ok(Restored { at, records, partition, number, objects, batch_rows, stage: Handed::Nothing })
+        let Some((next_offset, progress)) = self.checkpoint.progress(partition)? else {
+            let next_offset = self.checkpoint.start_offset(partition, self.settings.start)?;
+            let at = Standpoint { next_offset, progress: None, rotation: Arc::default(), clock_ms: None, event: 1 };
+            let table = Table::new(partition, self.settings.route.clone());
+            return Ok(restored(
+                at,
+                Proven { records: 0, read: RestoreProgress::default(), header: None, rotation: Rotation::default(), table },
+            ));
+        };
+        let mut proven = self.read(request, (next_offset, progress), each)?;
+        let (clock_ms, event) = proven.header.as_ref().map_or((None, 1), |header| (chunk_clock(header), header.event));
+        let rotation = Arc::new(mem::take(&mut proven.rotation));
+        Ok(restored(Standpoint { next_offset, progress: Some(progress), rotation, clock_ms, event }, proven))
     }
 
-    fn read(&mut self, request: &Request, next_offset: Offset, progress: Progress) -> Result<(Standpoint, u64, stage::Objects), LogError> {
+    fn read(
+        &mut self,
+        request: &Request,
+        (next_offset, progress): (Offset, Progress),
+        each: &mut dyn FnMut(RestoreProgress),
+    ) -> Result<Proven, LogError> {
         let partition = request.partition;
         let mut stage = Stage::new(partition, &self.settings);
         if progress.n > 0 {
@@ -115,7 +131,9 @@ impl Restore {
                 if is_cancelled() {
                     return ControlFlow::Break(());
                 }
-                match stage.take(offset, bytes, progress.n) {
+                let taken = stage.take(offset, bytes, progress.n);
+                each(stage.progress(progress.n));
+                match taken {
                     Ok(false) => ControlFlow::Continue(()),
                     Ok(true) => ControlFlow::Break(()),
                     Err(problem) => {
@@ -135,10 +153,15 @@ impl Restore {
                 return Err(corrupt(partition, &problem));
             }
         }
-        let (records, (header, rotation), objects) = stage.finish(next_offset, progress).map_err(|problem| corrupt(partition, &problem))?;
-        let (clock_ms, event) = header.map_or((None, 1), |header| (chunk_clock(&header), header.event));
-        let at = Standpoint { next_offset, progress: Some(progress), rotation: Arc::new(rotation), clock_ms, event };
-        Ok((at, records, objects))
+        stage.finish(next_offset, progress).map_err(|problem| corrupt(partition, &problem))
+    }
+}
+
+impl Restored {
+    /// How far it is: all is read, and so much of it handed over.
+    #[must_use]
+    pub fn progress(&self) -> RestoreProgress {
+        RestoreProgress { handed_rows: self.objects.rows(), ..self.read }
     }
 }
 
@@ -151,7 +174,7 @@ impl Iterator for Restored {
                 self.stage = Handed::Begin;
                 Delivered::Begin(self.at.clone())
             }
-            Handed::Begin => self.rows().map_or_else(
+            Handed::Begin => self.objects.next(self.batch_rows).map_or_else(
                 || {
                     self.stage = Handed::End;
                     Delivered::End
@@ -161,19 +184,6 @@ impl Iterator for Restored {
             Handed::End => return None,
         };
         Some(Delivery { partition: self.partition, number: self.number, what })
-    }
-}
-
-impl Restored {
-    fn rows(&mut self) -> Option<Vec<Vec<Row>>> {
-        let (mut objects, mut rows) = (Vec::new(), 0);
-        while rows < self.batch_rows
-            && let Some(object) = self.objects.next_object()
-        {
-            rows += object.len();
-            objects.push(object);
-        }
-        (!objects.is_empty()).then_some(objects)
     }
 }
 

@@ -9,7 +9,7 @@ use statehouse_dataflows::{
     engine::{Closed, Engine, WINDOW},
     plan::Plan,
     slice::SliceAsk,
-    vocabulary::{Partition, Row, Run, Seq},
+    vocabulary::{Partition, Seq},
 };
 
 use crate::{
@@ -73,15 +73,19 @@ impl Worker {
         match feed {
             Feed::Records(records) => self.records(&records),
             Feed::Ticks(runs) => runs.iter().for_each(|run| self.engine.run(*run)),
-            Feed::Rows { run, objects } => self.restore(run, &objects),
             Feed::Chunk { run, objects } => {
                 self.engine.run(run);
                 objects.iter().for_each(|(hash, rows)| self.engine.follow(run.first, *hash, rows));
             }
-            Feed::Restored(run) => {
+            Feed::Rows { run, objects } => {
                 self.engine.run(run);
-                self.engine.restored(run.first, run.partition);
-                self.absent.entry(run.partition).and_modify(|since| *since = Some(run.first));
+                self.engine.restore(run.first, &objects.hashes, &objects.rows);
+            }
+            Feed::Compare { run, objects_max } => {
+                self.engine.run(run);
+                self.engine.compare(run.first, run.partition, objects_max);
+                // What is not compared yet is what was published: it can be asked.
+                self.absent.entry(run.partition).and_modify(|since| _ = since.get_or_insert(run.first));
             }
             Feed::GiveUp(run) => {
                 self.engine.run(run);
@@ -163,13 +167,6 @@ impl Worker {
             detail,
         };
         self.rejects.entry(batch.partition).or_default().push(kept);
-    }
-
-    fn restore(&mut self, run: Run, objects: &[(u64, Vec<Row>)]) {
-        self.engine.run(run);
-        for (hash, rows) in objects {
-            self.engine.restore(run.first, *hash, rows);
-        }
     }
 
     fn seal(&mut self, epoch: u64, end: Seq) -> Output {

@@ -58,7 +58,7 @@ fn key_of(row: &Row) -> Key {
 impl Kept {
     fn append(&mut self, bytes: Vec<u8>) {
         let piece = chunk::decode(&bytes).expect("just written");
-        for row in piece.rows {
+        for row in piece.rows.to_rows() {
             let is_gone = matches!(row.value, RowValue::Report(_, None) | RowValue::Object(None));
             if piece.is_slice {
                 assert_eq!(self.live.get(&key_of(&row)), Some(&row), "a slice says what is live");
@@ -208,20 +208,15 @@ impl House {
     }
 
     fn restore(&mut self, partition: Partition) {
-        for what in restored(&self.log, partition) {
+        for what in restored(&self.log, partition, &self.route) {
             match what {
                 Delivered::Begin(at) => {
                     let adopted = Adopted { progress: at.progress.unwrap_or_default(), rotation: at.rotation };
                     let line = Line { next_offset: at.next_offset, event: at.event, records: 0, adopted: Some(adopted) };
                     self.lines.insert(partition, line);
                 }
-                Delivered::Rows(objects) => {
+                Delivered::Rows(shares) => {
                     let run = self.aside(partition);
-                    let mut shares = vec![Vec::new(); self.workers.len()];
-                    for rows in objects {
-                        let hash = self.route.hash(partition, &rows[0].object);
-                        shares[self.route.worker(hash)].push((hash, rows));
-                    }
                     for (worker, objects) in self.workers.iter_mut().zip(shares) {
                         worker.feed(Feed::Rows { run, objects });
                     }
@@ -229,7 +224,7 @@ impl House {
                 Delivered::End => {
                     let run = self.aside(partition);
                     self.lines.get_mut(&partition).unwrap().event += 1;
-                    self.workers.iter_mut().for_each(|worker| _ = worker.feed(Feed::Restored(run)));
+                    self.workers.iter_mut().for_each(|worker| _ = worker.feed(Feed::Compare { run, objects_max: usize::MAX }));
                 }
                 what => panic!("no restore delivers {what:?}"),
             }
@@ -325,19 +320,18 @@ fn put(bytes: &mut Vec<u8>, text: &str) -> Range<usize> {
     from..bytes.len()
 }
 
-fn restored(log: &Log, partition: Partition) -> Vec<Delivered> {
-    let settings =
-        RestoreSettings { house: "test".into(), start: Start::Earliest, batch_rows: 500, keys: RandomState::with_seeds(5, 6, 7, 8) };
+fn restored(log: &Log, partition: Partition, route: &Route) -> Vec<Delivered> {
+    let settings = RestoreSettings { house: "test".into(), start: Start::Earliest, batch_rows: 500, route: route.clone() };
     let request = Request { partition, number: 1, cancelled: Arc::default() };
-    let restored = Restore::new(settings, Box::new(log.clone())).restore(&request);
+    let restored = Restore::new(settings, Box::new(log.clone())).restore(&request, &mut |_| {});
     restored.unwrap_or_else(|error| panic!("{error}")).map(|delivery| delivery.what).collect()
 }
 
 /// A restore from the committed start must come to everything that is live.
 fn check_restore(log: &Log, partition: Partition) {
-    let delivered = restored(log, partition);
-    let batches = delivered.into_iter().filter_map(|what| if let Delivered::Rows(objects) = what { Some(objects) } else { None });
-    let rows: BTreeMap<_, _> = batches.flatten().flatten().map(|row| (key_of(&row), row)).collect();
+    let delivered = restored(log, partition, &Route::new(RandomState::with_seeds(5, 6, 7, 8), 1));
+    let batches = delivered.into_iter().filter_map(|what| if let Delivered::Rows(shares) = what { Some(shares) } else { None });
+    let rows: BTreeMap<_, _> = batches.flatten().flat_map(|objects| objects.rows.to_rows()).map(|row| (key_of(&row), row)).collect();
     let log = log.0.lock().unwrap();
     let kept = &log[&partition];
     assert!(rows == kept.live, "partition {partition}, chunk {}: {} rows, {} are live", kept.chunks, rows.len(), kept.live.len());

@@ -18,6 +18,8 @@ use statehouse_dataflows::{
 };
 use tokio::sync::watch;
 
+const RESTORING_1: Unavailable = Unavailable::Restoring { partition: 1, seconds_left: None };
+
 /// Takes records and answers as told.
 #[derive(Default)]
 struct Notebook {
@@ -149,7 +151,7 @@ fn what_is_not_all_there_is_not_asked() {
     assert_eq!((refused.0.unwrap_err(), refused.1.unwrap_err()), (Unavailable::Joining, Unavailable::Joining));
     now.send_replace(standing(&[(1, None), (2, Some(5))]));
     let (refused, asked) = ask(asked);
-    assert_eq!((refused.0.unwrap_err(), refused.1.unwrap_err()), (Unavailable::Restoring(1), Unavailable::Restoring(1)));
+    assert_eq!((refused.0.unwrap_err(), refused.1.unwrap_err()), (RESTORING_1, RESTORING_1));
     now.send_replace(Standing { stopping: true, ..Standing::default() });
     let (refused, _) = ask(asked);
     assert_eq!((refused.0.unwrap_err(), refused.1.unwrap_err()), (Unavailable::Stopping, Unavailable::Stopping));
@@ -217,7 +219,7 @@ fn an_answer_from_a_copy_that_was_begun_anew_is_no_answer() {
 #[test]
 fn an_answer_from_a_state_that_went_away_is_no_answer() {
     for (afterwards, expected) in [
-        (standing(&[(1, None)]), Unavailable::Restoring(1)),
+        (standing(&[(1, None)]), RESTORING_1),
         (standing(&[(2, Some(1))]), Unavailable::NotOwner(1)),
         (Standing::default(), Unavailable::Joining),
     ] {

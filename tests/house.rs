@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    ops::ControlFlow,
+    sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
 use statehouse::{
+    board::PartitionStanding,
     house::HouseError,
-    log::{Committer, Log, LogError, Polled, Source, TransactError, Transaction},
+    log::{
+        Checkpoint, Committer, Log, LogError, Polled, Progress, Source, Start, TransactError, Transaction, partitioner::murmur2_partition,
+    },
     metrics::Staleness,
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
@@ -16,7 +20,7 @@ use statehouse_dataflows::vocabulary::{Offset, Partition};
 #[path = "support/world.rs"]
 mod world;
 
-use world::{Told, World, config, expected, random};
+use world::{PATIENCE, Told, World, config, expected, random};
 
 type History = BTreeMap<(Partition, Offset), Told>;
 
@@ -317,6 +321,56 @@ fn what_the_source_refuses_costs_a_restore_and_nothing_else() {
         });
     }
     world.ready();
+    assert_eq!(world.sink(), expected(&world.plan, &history));
+    world.stop().unwrap();
+}
+
+/// Partition 1 can't be read before it is let.
+struct Gated {
+    checkpoint: Box<dyn Checkpoint>,
+    gate: mpsc::Receiver<()>,
+}
+
+impl Checkpoint for Gated {
+    fn progress(&mut self, partition: Partition) -> Result<Option<(Offset, Progress)>, LogError> {
+        self.checkpoint.progress(partition)
+    }
+    fn start_offset(&mut self, partition: Partition, start: Start) -> Result<Offset, LogError> {
+        self.checkpoint.start_offset(partition, start)
+    }
+    fn read(
+        &mut self,
+        partition: Partition,
+        from: Offset,
+        each: &mut dyn FnMut(Offset, &[u8]) -> ControlFlow<()>,
+    ) -> Result<bool, LogError> {
+        if partition == 1 {
+            self.gate.recv_timeout(PATIENCE).expect("it is let in time");
+        }
+        self.checkpoint.read(partition, from, each)
+    }
+}
+
+#[test]
+fn a_live_partition_goes_on_while_another_is_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), "workers = 2\n[local]\npartitions = 2");
+    let (mut random, mut history) = (random(11), History::new());
+    let mut told = |count| (0..count).map(|_| Told::random(&mut random)).collect::<Vec<_>>();
+    let world = World::start(&config);
+    tell(&world, &told(200), &mut history);
+    world.stop().unwrap();
+    let (let_in, gate) = mpsc::channel();
+    let gated = |log: Log| Log { checkpoint: Box::new(Gated { checkpoint: log.checkpoint, gate }), ..log };
+    let world = World::start_unready(&config, gated).unwrap();
+    let mut on_0 = told(200);
+    on_0.retain(|told| murmur2_partition(told.object.as_bytes(), 2) == 0);
+    tell(&world, &on_0, &mut history);
+    assert_eq!(world.house.standing().borrow().partitions[&1], PartitionStanding::Restoring, "all of it was applied meanwhile");
+    let_in.send(()).unwrap();
+    world.ready();
+    assert!(world.house.standing().borrow().restores.is_empty(), "over");
+    tell(&world, &told(200), &mut history);
     assert_eq!(world.sink(), expected(&world.plan, &history));
     world.stop().unwrap();
 }

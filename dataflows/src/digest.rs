@@ -20,50 +20,69 @@ const NO_TIME: Millis = Millis::MIN;
 pub fn row_hash(row: &Row) -> u64 {
     let object = object_hash(row.partition, &row.object);
     match &row.value {
-        RowValue::Report(agent, Some(report)) => report_row_hash(object, xxh3_64(agent.as_bytes()), report),
+        RowValue::Report(agent, Some(report)) => report_row_hash(object, name_hash(agent), report),
         RowValue::Object(Some(published)) => published_hash(object, &PublishedWords::of(published)),
         RowValue::Report(_, None) | RowValue::Object(None) => 0,
     }
 }
 
+/// The hash that stands for a name of an agent or a state.
+#[must_use]
+pub fn name_hash(name: &str) -> u64 {
+    xxh3_64(name.as_bytes())
+}
+
 /// The hash that stands for a partition's object.
-pub(crate) fn object_hash(partition: Partition, object: &str) -> u64 {
+#[must_use]
+pub fn object_hash(partition: Partition, object: &str) -> u64 {
     xxh3_64_with_seed(object.as_bytes(), u64::from(partition.unsigned_abs()))
 }
 
 fn report_row_hash(object: u64, agent: u64, report: &Report) -> u64 {
-    let claim = ClaimWords { state: xxh3_64(report.state.as_bytes()), ts_ms: report.ts_ms, offset: report.offset, due_ms: report.due_ms };
+    let claim = ClaimWords { state: name_hash(&report.state), ts_ms: report.ts_ms, offset: report.offset, due_ms: report.due_ms };
     claim_hash(object, agent, &claim)
 }
 
 /// A report's words, with names already hashed.
-pub(crate) struct ClaimWords {
-    pub(crate) state: u64,
-    pub(crate) ts_ms: Millis,
-    pub(crate) offset: i64,
-    pub(crate) due_ms: Option<Millis>,
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimWords {
+    /// Its state.
+    pub state: u64,
+    /// As in [`Report`].
+    pub ts_ms: Millis,
+    /// As in [`Report`].
+    pub offset: i64,
+    /// As in [`Report`].
+    pub due_ms: Option<Millis>,
 }
 
 /// The hash of a report's row from hashes of its names.
-pub(crate) fn claim_hash(object: u64, agent: u64, claim: &ClaimWords) -> u64 {
+#[must_use]
+pub fn claim_hash(object: u64, agent: u64, claim: &ClaimWords) -> u64 {
     let due = claim.due_ms.unwrap_or(NO_TIME);
     hash_words(&[object, 1, agent, claim.state, claim.ts_ms as u64, claim.offset as u64, due as u64])
 }
 
 /// What an object's row says, with names already hashed.
-pub(crate) struct PublishedWords {
-    pub(crate) state: Option<u64>,
-    pub(crate) behind: Option<u64>,
+#[derive(Clone, Copy, Debug)]
+pub struct PublishedWords {
+    /// As in [`Published`].
+    pub state: Option<u64>,
+    /// As in [`Published`].
+    pub behind: Option<u64>,
     /// State, since, until.
-    pub(crate) mask: Option<(u64, Millis, Option<Millis>)>,
-    pub(crate) since_ms: Millis,
-    pub(crate) cause: Cause,
-    pub(crate) revision: u64,
+    pub mask: Option<(u64, Millis, Option<Millis>)>,
+    /// As in [`Published`].
+    pub since_ms: Millis,
+    /// As in [`Published`].
+    pub cause: Cause,
+    /// As in [`Published`].
+    pub revision: u64,
 }
 
 impl PublishedWords {
     fn of(published: &Published) -> Self {
-        let hash = |name: &Name| xxh3_64(name.as_bytes());
+        let hash = |name: &Name| name_hash(name);
         let Published { state, behind, mask, since_ms, cause, revision } = published;
         Self {
             state: state.as_ref().map(hash),
@@ -77,7 +96,8 @@ impl PublishedWords {
 }
 
 /// The hash of an object's row from hashes of its names.
-pub(crate) fn published_hash(object: u64, published: &PublishedWords) -> u64 {
+#[must_use]
+pub fn published_hash(object: u64, published: &PublishedWords) -> u64 {
     let (mask, since_ms, until_ms) = published.mask.unwrap_or((NO_NAME, NO_TIME, None));
     hash_words(&[
         object,

@@ -16,6 +16,7 @@ mod answer;
 mod build;
 mod follow;
 mod known;
+mod restore;
 mod slice;
 
 use std::{
@@ -36,14 +37,13 @@ use crate::{
     changes::{self, Changes},
     names::{Names, ObjectId},
     plan::Plan,
-    posted::Posted,
     publish::{Control, ObjectRow, Outbox, life::Act},
     reports::{Context, Reports, Said, Subject},
     rows::{Rows, make::Maker},
     rule::decide::Rules,
     slice::{Slice, SliceAsk},
     slots::Slot,
-    vocabulary::{Event, Partition, Row, RowValue, Run, Seq},
+    vocabulary::{Event, Partition, Run, Seq},
 };
 
 /// One worker's part of the house. Lives on one thread.
@@ -155,33 +155,6 @@ impl Engine {
                 self.control(seq, Control::Act(id, Act::Purge));
             }
         }
-    }
-
-    /// All rows of one object, as the checkpoint has them. Makes no change and no row. Several objects may share a seq; the seq's run is
-    /// a tick at the restored clock.
-    pub fn restore(&mut self, seq: Seq, hash: u64, rows: &[Row]) {
-        let Some(object) = rows.first().map(|row| row.object.clone()) else { return };
-        let id = self.known(seq, Subject { name: &object, hash });
-        for row in rows {
-            match &row.value {
-                RowValue::Report(agent, Some(report)) => {
-                    self.with_reports(seq, |reports, context| reports.restore(id, agent, report, context));
-                }
-                RowValue::Object(Some(published)) => {
-                    self.reports.object_mut(id).touched = seq; // it may have been given up in this very epoch
-                    let posted = Posted::of(published, |state| self.stores.names.borrow_mut().states.intern_held(state));
-                    let slot = self.stores.posted.borrow_mut().take(posted);
-                    self.control(seq, Control::Restore(id, slot));
-                }
-                RowValue::Report(_, None) | RowValue::Object(None) => {}
-            }
-        }
-    }
-
-    /// After all rows of a partition: where today's rules come to something else than what is stored, that is a change (cause `rule`).
-    pub fn restored(&mut self, seq: Seq, partition: Partition) {
-        self.still.remove(&partition);
-        self.control(seq, Control::Compare(partition));
     }
 
     /// Forgets a partition. Makes no change and no row: its next owner has them.

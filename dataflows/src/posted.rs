@@ -41,7 +41,8 @@ pub struct PostedMask {
 
 impl Posted {
     /// The same with other numbers.
-    pub(crate) fn renumbered(&self, mut number: impl FnMut(u32) -> u32) -> Self {
+    #[must_use]
+    pub fn renumbered(&self, mut number: impl FnMut(u32) -> u32) -> Self {
         let mask = self.mask.map(|mask| PostedMask { state: number(mask.state), ..mask });
         Self { state: self.state.map(&mut number), behind: self.behind.map(&mut number), mask, ..*self }
     }
@@ -69,10 +70,15 @@ impl Posted {
 
     /// What the digest of a row in ids is made of.
     pub(crate) fn words(&self, states: &Interner) -> PublishedWords {
-        let digest = |state: u32| states.digest(state);
+        self.words_of(|state| states.digest(state))
+    }
+
+    /// What the digest of the row is made of, given the hash of each of its states' names.
+    #[must_use]
+    pub fn words_of(&self, digest: impl Fn(u32) -> u64) -> PublishedWords {
         PublishedWords {
-            state: self.state.map(digest),
-            behind: self.behind.map(digest),
+            state: self.state.map(&digest),
+            behind: self.behind.map(&digest),
             mask: self.mask.map(|mask| (digest(mask.state), mask.since_ms, mask.until_ms)),
             since_ms: self.since_ms,
             cause: self.cause,

@@ -12,7 +12,7 @@
 mod agenda;
 pub(crate) mod life;
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, vec};
 
 use differential_dataflow::trace::TraceReader;
 use hashbrown::HashMap;
@@ -67,8 +67,8 @@ pub(crate) enum Control {
     Remove(ObjectId),
     /// A partition is followed from here on: nothing of it is published before it is compared.
     Still(Partition),
-    /// A partition's state is complete: compare it with what the rules make of it.
-    Compare(Partition),
+    /// A partition's state is complete: compare so many more of its objects with what the rules make of them.
+    Compare(Partition, usize),
     /// A partition's state goes, without a change.
     GiveUp(Partition),
 }
@@ -179,11 +179,14 @@ struct Publisher {
     /// The runs of the epoch.
     runs: Vec<Run>,
     touched: Vec<Touched>,
+    /// Objects of restored partitions that are still to be compared.
+    to_compare: HashMap<Partition, vec::IntoIter<ObjectId>>,
 }
 
 impl Publisher {
     fn new(shared: Shared) -> Self {
-        Self { shared, lives: Lives::default(), due: DueIndex::default(), still: BTreeSet::new(), runs: Vec::new(), touched: Vec::new() }
+        let (lives, due, still, to_compare) = (Lives::default(), DueIndex::default(), BTreeSet::new(), HashMap::new());
+        Self { shared, lives, due, still, runs: Vec::new(), touched: Vec::new(), to_compare }
     }
 
     /// Takes up everything of one epoch.
@@ -201,7 +204,7 @@ impl Publisher {
                 What::Introduce(name, partition, set) => self.lives.introduce(item.object, Life::new(name, partition, set)),
                 What::Still(partition) => _ = self.still.insert(partition),
                 What::GiveUp(partition) => self.give_up(partition, item.seq),
-                What::Compare(partition) => self.compare(partition, item.seq),
+                What::Compare(partition, objects_max) => self.compare((partition, objects_max), item.seq),
                 What::Done => unreachable!("nothing is taken up twice"),
                 What::Step(part) => {
                     let mut step = Step::default();
@@ -315,11 +318,21 @@ impl Publisher {
             self.lives.get_mut(object).give_up();
         }
         self.due.forget(partition);
+        self.to_compare.remove(&partition);
     }
 
-    fn compare(&mut self, partition: Partition, seq: Seq) {
-        self.still.remove(&partition);
-        for object in self.lives.of_partition(partition) {
+    /// What is to be compared is known with the first share. What needs no change is not touched.
+    fn compare(&mut self, (partition, objects_max): (Partition, usize), seq: Seq) {
+        let Self { lives, to_compare, shared, still, .. } = self;
+        still.remove(&partition);
+        let left = to_compare.entry(partition).or_insert_with(|| lives.of_partition(partition).into_iter());
+        let share: Vec<_> = left.by_ref().take(objects_max).collect();
+        let sets = &shared.rules.sets;
+        let differing = share.into_iter().filter(|object| {
+            let life = lives.get_mut(*object);
+            life.differs(&sets[usize::from(life.set)])
+        });
+        for object in differing.collect::<Vec<_>>() {
             self.step(object, seq, Step { compare: true, ..Step::default() });
         }
     }

@@ -12,6 +12,7 @@
 mod changed;
 mod followed;
 mod object;
+mod restored;
 mod swings;
 
 use std::{cell::RefCell, rc::Rc};
@@ -36,7 +37,7 @@ use crate::{
     rule::decide::{Rules, Set},
     slots::{Slot, Slots},
     tally::Tally,
-    vocabulary::{Millis, Moment, Name, Partition, Report, Seq, due_at},
+    vocabulary::{Millis, Moment, Partition, Seq, due_at},
 };
 
 /// How many events to look ahead at a time: enough to overlap their cache misses, few enough to stay in the cache until they are used.
@@ -239,18 +240,6 @@ impl Reports {
         object.touched = context.seq;
         let agents: Vec<_> = object.agents.iter().rev().map(|place| place.agent).collect();
         agents.into_iter().for_each(|agent| self.replace(id, Put { agent, claim: None, row }, context));
-    }
-
-    /// A report as the checkpoint has it: makes differences, but no row.
-    pub(crate) fn restore(&mut self, id: ObjectId, agent: &Name, report: &Report, context: &mut Context<'_>) {
-        let rules = context.rules;
-        let agent = context.names.agent(agent, |set| rules.sets[set].weight(agent));
-        let state = context.names.states.intern_held(&report.state);
-        let due_ms = report.due_ms.unwrap_or(Claim::NEVER);
-        let claim = Claim { agent, state, ts_ms: report.ts_ms, offset: report.offset, due_ms };
-        self.any_ttl |= claim.due().is_some();
-        self.object_mut(id).touched = context.seq;
-        self.replace(id, Put { agent, claim: Some(claim), row: AsRow::No }, context);
     }
 
     /// Forgets all reports of a partition: makes differences, but no rows. Returns its objects.

@@ -1,9 +1,9 @@
-//! Rows of the checkpoint on their way out: what an epoch left of one partition, in numbers instead of names.
+//! Rows of the checkpoint, out and in: what an epoch left of one partition, or what comes back of it, in numbers instead of names.
 //!
-//! Made by the engine as it closes an epoch (`make`), read by whoever writes the checkpoint. The name of an object stands once for each run
-//! of its rows, all such names in one string; agents and states are numbers in the lists of those that the epoch's rows name, shared by the
-//! rows of all partitions. So a row counts no reference and looks up no string, and an epoch's rows move between threads, and go, as a few
-//! blocks of memory. [`Row`] is the same in names, for tests and for what comes back from a checkpoint.
+//! On the way out made by the engine as it closes an epoch (`make`), read by whoever writes the checkpoint; on the way back made by whoever
+//! reads it, taken by the engine. The name of an object stands once for each run of its rows, all such names in one string; agents and
+//! states are numbers in the lists of those that the rows name, which may be shared by several rows. So a row counts no reference and looks
+//! up no string, and many rows move between threads, and go, as a few blocks of memory. [`Row`] is the same in names, for tests.
 
 pub(crate) mod make;
 
@@ -12,8 +12,8 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 pub use crate::posted::{Posted, PostedMask};
 use crate::vocabulary::{Millis, Name, Offset, Partition, Report, Row, RowValue};
 
-/// Rows of one partition and epoch, those of one object adjacent.
-#[derive(Debug, Default)]
+/// Rows of one partition, those of one object adjacent. Equal where the numbers are, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
     partition: Partition,
     lines: Vec<Line>,
@@ -50,7 +50,7 @@ pub enum Line {
 }
 
 /// Where the rows of an object begin.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Begin {
     /// In `lines`.
     row: usize,
@@ -58,14 +58,22 @@ struct Begin {
     name: usize,
 }
 
-/// What the rows of an epoch name.
-#[derive(Debug, Default)]
-struct Named {
-    agents: Vec<Name>,
-    states: Vec<Name>,
+/// What rows name: agents and states, by the numbers that stand for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Agents.
+    pub agents: Vec<Name>,
+    /// States.
+    pub states: Vec<Name>,
 }
 
 impl Rows {
+    /// No rows yet, of this partition, with numbers for these names.
+    #[must_use]
+    pub fn naming(partition: Partition, named: &Arc<Named>) -> Self {
+        Self { partition, named: Arc::clone(named), ..Self::default() }
+    }
+
     /// The same as these rows, which must be of one partition.
     #[must_use]
     pub fn of(rows: &[Row]) -> Self {
@@ -113,6 +121,12 @@ impl Rows {
     #[must_use]
     pub fn len(&self) -> usize {
         self.lines.len()
+    }
+
+    /// How many runs of rows of one object.
+    #[must_use]
+    pub fn objects(&self) -> usize {
+        self.objects.len()
     }
 
     /// Whether there is none.
@@ -176,13 +190,20 @@ impl Rows {
         }
     }
 
-    /// The rows that follow are this object's.
-    fn begin(&mut self, object: &str) {
+    /// The rows that follow, at least one, are this object's.
+    pub fn begin(&mut self, object: &str) {
         self.objects.push(Begin { row: self.lines.len(), name: self.object_names.len() });
         self.object_names.push_str(object);
     }
 
-    fn push_object(&mut self, published: Option<Posted>) {
+    /// A row of an agent's report, or of none.
+    pub fn push_report(&mut self, line: Line) {
+        debug_assert!(matches!(line, Line::Report { .. } | Line::NoReport(_)), "objects' rows are pushed as what they say");
+        self.lines.push(line);
+    }
+
+    /// What is published of the object.
+    pub fn push_object(&mut self, published: Option<Posted>) {
         let place = u32::try_from(self.published.len()).expect("fewer than 2^32 rows in an epoch");
         self.lines.push(if published.is_some() { Line::Object(place) } else { Line::NoObject });
         self.published.extend(published);

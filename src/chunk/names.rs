@@ -62,13 +62,13 @@ impl<'a> Names<'a> {
         self.count as usize
     }
 
-    /// Reads the column, of at most `count_max` names.
-    pub(super) fn read(&self, count_max: usize, what: &'static str) -> Result<Vec<Name>, Flaw> {
+    /// Reads the column, of at most `count_max` names, and hands each to `each`.
+    pub(super) fn each(&self, count_max: usize, what: &'static str, mut each: impl FnMut(&str) -> Result<(), Flaw>) -> Result<(), Flaw> {
         let count = Some(self.count()).filter(|count| *count <= count_max).ok_or(Flaw(what))?;
         let lengths = |column: &Bytes<'a>| packed::unpack(&column.0, count, what);
         let (starts, ends, lengths) = (lengths(&self.starts)?, lengths(&self.ends)?, lengths(&self.lengths)?);
         let mut middles: &[u8] = &self.middles.0;
-        let (mut names, mut left, mut name) = (Vec::with_capacity(count), NAMES_BYTES_MAX, Vec::new());
+        let (mut left, mut name) = (NAMES_BYTES_MAX, Vec::new());
         for ((start, end), length) in starts.into_iter().zip(ends).zip(lengths) {
             let [start, end, length] =
                 [start, end, length].map(|bytes| usize::try_from(bytes).ok().filter(|bytes| *bytes <= NAMES_BYTES_MAX));
@@ -79,10 +79,31 @@ impl<'a> Names<'a> {
                 return Err(Flaw(what));
             }
             left = left.checked_sub(start + end + length).ok_or(Flaw(what))?;
-            name.splice(start..name.len() - end, middle.iter().copied());
-            names.push(Name::from(std::str::from_utf8(&name).map_err(|_| Flaw(what))?));
+            next_name(&mut name, (start, end), middle);
+            each(std::str::from_utf8(&name).map_err(|_| Flaw(what))?)?;
         }
-        if middles.is_empty() { Ok(names) } else { Err(Flaw(what)) }
+        if middles.is_empty() { Ok(()) } else { Err(Flaw(what)) }
+    }
+
+    /// The same as a list.
+    pub(super) fn read(&self, count_max: usize, what: &'static str) -> Result<Vec<Name>, Flaw> {
+        let mut names = Vec::new();
+        self.each(count_max, what, |name| {
+            names.push(name.into());
+            Ok(())
+        })?;
+        Ok(names)
+    }
+}
+
+/// What stands between start and end of the name before becomes `middle`; mostly it is as long as that.
+#[inline]
+fn next_name(name: &mut Vec<u8>, (start, end): (usize, usize), middle: &[u8]) {
+    let stop = name.len() - end;
+    if stop - start == middle.len() {
+        name[start..stop].copy_from_slice(middle);
+    } else {
+        name.splice(start..stop, middle.iter().copied());
     }
 }
 

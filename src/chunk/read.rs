@@ -4,7 +4,10 @@
 use std::{sync::Arc, vec};
 
 use serde::Deserialize;
-use statehouse_dataflows::vocabulary::{Cause, Mask, Name, Published, Report, Row, RowValue};
+use statehouse_dataflows::{
+    rows::{Line, Named, Posted, PostedMask, Rows},
+    vocabulary::{Cause, Name},
+};
 
 use super::{
     Flaw, Header, Turn,
@@ -14,7 +17,7 @@ use super::{
 };
 
 /// Reads a body of this version: the header with the piece's ticks, whether the rows are a slice's, and the rows.
-pub(super) fn read(version: u8, bytes: &[u8]) -> Result<(Header, bool, Vec<Row>), Flaw> {
+pub(super) fn read(version: u8, bytes: &[u8]) -> Result<(Header, bool, Rows), Flaw> {
     if version == 1 {
         let body: Body<'_> = whole(bytes)?;
         return Ok((header(&body, Turn::default())?, false, rows(&body)?));
@@ -48,23 +51,21 @@ fn header(body: &Body<'_>, turn: Turn) -> Result<Header, Flaw> {
     })
 }
 
-fn rows(body: &Body<'_>) -> Result<Vec<Row>, Flaw> {
+fn rows(body: &Body<'_>) -> Result<Rows, Flaw> {
+    const OBJECT_ROWS: Flaw = Flaw("column of objects' rows");
     let count = bounded(body.rows, "number of rows")?;
     let kinds = unpack(&body.kinds.0, count, "column of kinds")?;
-    let objects = body.objects.read(count, "column of objects")?;
-    let object_rows = unpack(&body.object_rows.0, objects.len(), "column of objects' rows")?;
-    let mut values = Values::of(body, &kinds)?;
+    let mut object_rows = unpack(&body.object_rows.0, body.objects.count().min(count), "column of objects' rows")?.into_iter();
+    let (named, mut values) = Values::of(body, &kinds)?;
     let mut kinds = kinds.into_iter();
-    let mut rows = Vec::with_capacity(count);
-    for (object, its_rows) in objects.into_iter().zip(object_rows) {
-        if usize::try_from(its_rows).is_ok_and(|its_rows| its_rows > kinds.len()) || its_rows < 1 {
-            return Err(Flaw("column of objects' rows"));
-        }
-        for kind in kinds.by_ref().take(its_rows as usize) {
-            rows.push(Row { partition: body.partition, object: Name::clone(&object), value: values.next(kind)? });
-        }
-    }
-    if kinds.len() > 0 { Err(Flaw("column of objects' rows")) } else { Ok(rows) }
+    let mut rows = Rows::naming(body.partition, &named);
+    body.objects.each(count, "column of objects", |object| {
+        let its_rows = object_rows.next().and_then(|its_rows| usize::try_from(its_rows).ok());
+        let its_rows = its_rows.filter(|its_rows| (1..=kinds.len()).contains(its_rows)).ok_or(OBJECT_ROWS)?;
+        rows.begin(object);
+        kinds.by_ref().take(its_rows).try_for_each(|kind| values.next(kind, &mut rows))
+    })?;
+    if kinds.len() > 0 { Err(OBJECT_ROWS) } else { Ok(rows) }
 }
 
 fn bounded(count: u32, what: &'static str) -> Result<usize, Flaw> {
@@ -100,21 +101,21 @@ impl Column {
         }
     }
 
-    fn name(&mut self, names: &[Name]) -> Result<Name, Flaw> {
+    /// The number of one of so many names.
+    #[inline]
+    fn name(&mut self, names: usize) -> Result<u32, Flaw> {
         let id = self.next()?;
-        usize::try_from(id).ok().and_then(|id| names.get(id)).cloned().ok_or(Flaw(self.what))
+        usize::try_from(id).ok().filter(|id| *id < names).map(|id| id as u32).ok_or(Flaw(self.what))
     }
 
-    fn name_or_none(&mut self, names: &[Name]) -> Result<Option<Name>, Flaw> {
+    /// The same, one higher; or 0: none.
+    fn name_or_none(&mut self, names: usize) -> Result<Option<u32>, Flaw> {
         match self.next()? {
             0 => Ok(None),
-            id => id
-                .checked_sub(1)
-                .and_then(|id| usize::try_from(id).ok())
-                .and_then(|id| names.get(id))
-                .cloned()
-                .ok_or(Flaw(self.what))
-                .map(Some),
+            id => {
+                let id = id.checked_sub(1).and_then(|id| usize::try_from(id).ok());
+                id.filter(|id| *id < names).map(|id| Some(id as u32)).ok_or(Flaw(self.what))
+            }
         }
     }
 }
@@ -122,8 +123,10 @@ impl Column {
 /// What rows hold, column by column.
 struct Values {
     clock_ms: i64,
-    agents: Vec<Name>,
-    states: Vec<Name>,
+    /// How many names there are.
+    agents: usize,
+    /// How many names there are.
+    states: usize,
     causes: Vec<Cause>,
     report_agents: Column,
     report_states: Column,
@@ -143,17 +146,19 @@ struct Values {
 }
 
 impl Values {
-    fn of(body: &Body<'_>, kinds: &[i64]) -> Result<Self, Flaw> {
+    fn of(body: &Body<'_>, kinds: &[i64]) -> Result<(Arc<Named>, Self), Flaw> {
         let count = |kind: i64| kinds.iter().filter(|other| **other == kind).count();
         let (reports, published) = (count(REPORT), count(OBJECT));
         let keys = reports + count(NO_REPORT);
         let has_due = Column::of(&body.report_has_due, reports, "column of due flags")?;
         let masks = Column::of(&body.published_masks, published, "column of masks")?;
         let has_until = Column::of(&body.mask_has_until, masks.count_some(), "column of masks' end flags")?;
-        Ok(Self {
+        let agents = body.agents.read(keys, "names of agents")?;
+        let states = body.states.read(reports + 3 * published, "names of states")?;
+        let values = Self {
             clock_ms: body.clock_ms,
-            agents: body.agents.read(keys, "names of agents")?,
-            states: body.states.read(reports + 3 * published, "names of states")?,
+            agents: agents.len(),
+            states: states.len(),
             causes: causes(&body.causes.read(published, "names of causes")?)?,
             report_agents: Column::of(&body.report_agents, keys, "column of agents")?,
             report_states: Column::of(&body.report_states, reports, "column of states")?,
@@ -170,34 +175,39 @@ impl Values {
             mask_until: Column::of(&body.mask_until, has_until.count_some(), "column of masks' ends")?,
             mask_has_until: has_until,
             published_masks: masks,
-        })
+        };
+        Ok((Arc::new(Named { agents, states }), values))
     }
 
-    fn next(&mut self, kind: i64) -> Result<RowValue, Flaw> {
+    #[inline]
+    fn next(&mut self, kind: i64, rows: &mut Rows) -> Result<(), Flaw> {
         match kind {
-            REPORT => Ok(RowValue::Report(self.report_agents.name(&self.agents)?, Some(self.report()?))),
-            NO_REPORT => Ok(RowValue::Report(self.report_agents.name(&self.agents)?, None)),
-            OBJECT => Ok(RowValue::Object(Some(Arc::new(self.published()?)))),
-            NO_OBJECT => Ok(RowValue::Object(None)),
-            _ => Err(Flaw("column of kinds")),
+            REPORT => rows.push_report(self.report()?),
+            NO_REPORT => rows.push_report(Line::NoReport(self.report_agents.name(self.agents)?)),
+            OBJECT => rows.push_object(Some(self.published()?)),
+            NO_OBJECT => rows.push_object(None),
+            _ => return Err(Flaw("column of kinds")),
         }
+        Ok(())
     }
 
-    fn report(&mut self) -> Result<Report, Flaw> {
+    #[inline]
+    fn report(&mut self) -> Result<Line, Flaw> {
         let due = self.report_has_due.next_of(&mut self.report_dues)?;
-        Ok(Report {
-            state: self.report_states.name(&self.states)?,
+        Ok(Line::Report {
+            agent: self.report_agents.name(self.agents)?,
+            state: self.report_states.name(self.states)?,
             ts_ms: self.report_ts.next()?,
             offset: self.report_offsets.next()?,
             due_ms: due.map(|after| self.clock_ms.wrapping_add(after)),
         })
     }
 
-    fn published(&mut self) -> Result<Published, Flaw> {
+    fn published(&mut self) -> Result<Posted, Flaw> {
         let cause = usize::try_from(self.published_causes.next()?).ok();
-        Ok(Published {
-            state: self.published_states.name_or_none(&self.states)?,
-            behind: self.published_behinds.name_or_none(&self.states)?,
+        Ok(Posted {
+            state: self.published_states.name_or_none(self.states)?,
+            behind: self.published_behinds.name_or_none(self.states)?,
             mask: self.mask()?,
             since_ms: self.published_since.next()?,
             cause: *cause.and_then(|id| self.causes.get(id)).ok_or(Flaw("column of causes"))?,
@@ -205,10 +215,10 @@ impl Values {
         })
     }
 
-    fn mask(&mut self) -> Result<Option<Mask>, Flaw> {
-        let Some(state) = self.published_masks.name_or_none(&self.states)? else { return Ok(None) };
+    fn mask(&mut self) -> Result<Option<PostedMask>, Flaw> {
+        let Some(state) = self.published_masks.name_or_none(self.states)? else { return Ok(None) };
         let (since_ms, until_ms) = (self.mask_since.next()?, self.mask_has_until.next_of(&mut self.mask_until)?);
-        Ok(Some(Mask { state, since_ms, until_ms }))
+        Ok(Some(PostedMask { state, since_ms, until_ms }))
     }
 }
 
@@ -225,8 +235,7 @@ mod tests {
     fn ids_of_no_name_are_flaws() {
         for id in [i64::MIN, -1, 2, i64::MAX] {
             let column = || Column { values: vec![id].into_iter(), what: "test" };
-            let names = ["a".into()];
-            assert!(column().name(&names).is_err() && column().name_or_none(&names).is_err(), "{id}");
+            assert!(column().name(1).is_err() && column().name_or_none(1).is_err(), "{id}");
         }
     }
 }

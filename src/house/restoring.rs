@@ -9,17 +9,23 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender};
+use statehouse_dataflows::vocabulary::Partition;
 
 use super::{HouseError, ending::Ending};
 use crate::{
+    board::Board,
     log::LogError,
-    message::{Delivery, Request},
+    message::{Delivery, Note, Request, RestoreProgress},
     metrics::Metrics,
     restore::{Restore, Restored},
 };
 
 /// A restore that found the log unavailable tries again after this long.
 const RETRY: Duration = Duration::from_millis(500);
+/// How far a restore is, is noted no more often than that,
+const NOTE_EVERY: Duration = Duration::from_millis(200);
+/// and said in the log no more often than that.
+const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// Reads partition after partition. Each is handed to a thread that delivers it, so that the next is read meanwhile.
 pub(super) struct RestoreThread {
@@ -27,6 +33,8 @@ pub(super) struct RestoreThread {
     pub(super) requests: Receiver<Request>,
     /// Without room for any: besides the partition being delivered, at most one stands in memory.
     pub(super) read: Sender<Read>,
+    pub(super) board: Arc<Board>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Delivers what is read, as the pump takes it.
@@ -41,6 +49,61 @@ pub(super) struct Read {
     request: Request,
     restored: Restored,
     begun: Instant,
+    telling: Telling,
+}
+
+/// Tells everyone how far the restore of a partition is, until it is dropped.
+struct Telling {
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    partition: Partition,
+    begun: Instant,
+    noted: Option<Instant>,
+    said: Instant,
+}
+
+impl Telling {
+    fn begin(board: &Arc<Board>, metrics: &Arc<Metrics>, partition: Partition) -> Self {
+        tracing::info!(partition, "restoring a partition");
+        let begun = Instant::now();
+        Self { board: Arc::clone(board), metrics: Arc::clone(metrics), partition, begun, noted: None, said: begun }
+    }
+
+    fn tell(&mut self, progress: RestoreProgress) {
+        if self.noted.is_some_and(|noted| noted.elapsed() < NOTE_EVERY) {
+            return;
+        }
+        self.noted = Some(Instant::now());
+        let elapsed_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let progress = RestoreProgress { elapsed_ms, ..progress };
+        self.board.apply(&Note::Restore(self.partition, progress));
+        self.metrics.restore_at(self.partition, &progress);
+        if self.said.elapsed() >= SAY_EVERY {
+            self.said = Instant::now();
+            let RestoreProgress { chunks: (chunks, chunks_total), rows, bytes, handed_rows: (handed_rows, handed_rows_total), .. } =
+                progress;
+            let (percent, seconds_left) = (progress.permille() / 10, progress.seconds_left());
+            let partition = self.partition;
+            tracing::info!(
+                partition,
+                percent,
+                seconds_left,
+                chunks,
+                chunks_total,
+                rows,
+                bytes,
+                handed_rows,
+                handed_rows_total,
+                "restoring"
+            );
+        }
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.metrics.restore_over(self.partition);
+    }
 }
 
 impl RestoreThread {
@@ -55,9 +118,10 @@ impl RestoreThread {
             if is_over {
                 continue;
             }
-            match self.restore.restore(&request) {
+            let mut telling = Telling::begin(&self.board, &self.metrics, request.partition);
+            match self.restore.restore(&request, &mut |progress| telling.tell(progress)) {
                 Ok(restored) => {
-                    if self.read.send(Read { request, restored, begun }).is_err() {
+                    if self.read.send(Read { request, restored, begun, telling }).is_err() {
                         return Ok(());
                     }
                 }
@@ -76,9 +140,10 @@ impl RestoreThread {
 impl DeliverThread {
     pub(super) fn run(self) -> Result<(), HouseError> {
         let mut handed_over = None;
-        while let Ok(Read { request, restored, begun }) = self.read.recv() {
+        while let Ok(Read { request, mut restored, begun, mut telling }) = self.read.recv() {
             let (partition, records, fresh) = (request.partition, restored.records, restored.at.progress.is_none());
-            for delivery in restored {
+            while let Some(delivery) = restored.next() {
+                telling.tell(restored.progress());
                 if request.cancelled.load(Ordering::Relaxed) {
                     break;
                 }
@@ -90,7 +155,8 @@ impl DeliverThread {
             handed_over = Some(Instant::now());
             self.metrics.restore_read(records);
             self.metrics.partition_restored(turn.elapsed());
-            tracing::info!(partition, records, fresh, elapsed = ?turn.elapsed(), "partition restored");
+            let RestoreProgress { rows, bytes, handed_rows: (live_rows, _), .. } = restored.progress();
+            tracing::info!(partition, records, rows, bytes, live_rows, fresh, elapsed = ?turn.elapsed(), "partition restored");
         }
         Ok(())
     }
@@ -102,13 +168,13 @@ mod tests {
 
     use ahash::RandomState;
     use crossbeam_channel::bounded;
-    use statehouse_dataflows::vocabulary::{Offset, Partition};
+    use statehouse_dataflows::vocabulary::Offset;
 
     use super::*;
     use crate::{
-        board::Board,
         log::{Checkpoint, Progress, Start},
         restore::RestoreSettings,
+        route::Route,
     };
 
     /// Partition 0 can't be read, the others are fresh.
@@ -128,11 +194,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_restored_holds_up_nothing_else() {
-        let settings = RestoreSettings { house: "h".to_owned(), start: Start::Earliest, batch_rows: 1, keys: RandomState::new() };
+        let settings =
+            RestoreSettings { house: "h".to_owned(), start: Start::Earliest, batch_rows: 1, route: Route::new(RandomState::new(), 1) };
         let (request, requests) = bounded(3);
         let (read, proven) = bounded(0);
-        let restoring = RestoreThread { restore: Restore::new(settings, Box::new(Broken)), requests, read };
-        let ending = Ending::new(Arc::new(Board::default()));
+        let board = Arc::new(Board::default());
+        let (restore, metrics) = (Restore::new(settings, Box::new(Broken)), Metrics::new());
+        let restoring = RestoreThread { restore, requests, read, board: Arc::clone(&board), metrics };
+        let ending = Ending::new(board);
         let request_of = |partition| Request { partition, number: 1, cancelled: Arc::new(AtomicBool::new(false)) };
         let (unreadable, readable) = (request_of(0), request_of(1));
         let cancelled = Arc::clone(&unreadable.cancelled);

@@ -18,7 +18,7 @@ use super::{
     params::Params,
     problem::Problem,
 };
-use crate::{board::PartitionStanding, desk::Desk, metrics::Staleness};
+use crate::{board::PartitionStanding, desk::Desk, message::RestoreProgress, metrics::Staleness};
 
 /// How long a scrape waits for the count of objects before it leaves it out.
 const SUMMARY_WAIT: Duration = Duration::from_secs(2);
@@ -74,7 +74,10 @@ fn checks(desk: &Desk) -> [Check; 3] {
         .partitions
         .iter()
         .filter(|(_, how)| **how == PartitionStanding::Restoring)
-        .map(|(partition, _)| partition.to_string())
+        .map(|(partition, _)| match standing.restores.get(partition) {
+            Some(restore) => format!("{partition} ({})", how_far(restore)),
+            None => partition.to_string(),
+        })
         .collect();
     let restore = match (standing.partitions.len(), restoring.len()) {
         (0, _) => Some("no partition is assigned yet".to_owned()),
@@ -91,6 +94,15 @@ fn checks(desk: &Desk) -> [Check; 3] {
         Check { name: "log", trouble: log, note: String::new() },
         Check { name: "shutdown", trouble: stopping, note: String::new() },
     ]
+}
+
+/// In words, for people.
+fn how_far(restore: &RestoreProgress) -> String {
+    let RestoreProgress { chunks: (chunks, chunks_total), bytes, rows, handed_rows: (handed, handed_total), .. } = *restore;
+    let done = format!("{} % done, chunks {chunks} of {chunks_total}, {rows} rows and {bytes} bytes read", restore.permille() / 10);
+    let handed = if handed_total > 0 { format!(", rows {handed} of {handed_total} handed over") } else { String::new() };
+    let left = restore.seconds_left().map(|seconds| format!(", about {seconds} s left")).unwrap_or_default();
+    done + &handed + &left
 }
 
 pub(super) async fn metrics(State(front): State<Front>) -> Response {

@@ -9,8 +9,10 @@ use serde_json::{Map, Value, json};
 use super::json;
 use crate::{desk::Unavailable, log::AppendError};
 
-/// What clients are asked to wait before they try again, where trying again helps.
+/// What clients are asked to wait before they try again, where trying again helps and nobody knows better.
 const RETRY_AFTER_MS: u64 = 1_000;
+/// However long it may take: they are not to stay away for good because of an estimate.
+const RETRY_AFTER_MAX_MS: u64 = 60_000;
 
 /// A refusal.
 #[derive(Debug)]
@@ -20,6 +22,7 @@ pub(super) struct Problem {
     more: Map<String, Value>,
     /// What the client is to prove, as `WWW-Authenticate` says it.
     challenge: Option<&'static str>,
+    retry_after_ms: u64,
 }
 
 /// The kinds of refusals: last part of the type, status, title.
@@ -48,7 +51,7 @@ const OUTCOME_UNKNOWN: Kind = Kind("write-outcome-unknown", StatusCode::GATEWAY_
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), more: Map::new(), challenge: None }
+        Self { kind, detail: detail.into(), more: Map::new(), challenge: None, retry_after_ms: RETRY_AFTER_MS }
     }
 
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
@@ -88,7 +91,7 @@ impl Problem {
         let members = problem.as_object_mut().expect("it was made as an object");
         members.extend(self.more.clone());
         if is_for_now(status) {
-            members.insert("retry_after_ms".to_owned(), RETRY_AFTER_MS.into());
+            members.insert("retry_after_ms".to_owned(), self.retry_after_ms.into());
         }
         problem
     }
@@ -100,7 +103,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if is_for_now(self.status()) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_MS.div_ceil(1_000)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after_ms.div_ceil(1_000)));
         }
         if let Some(challenge) = self.challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
@@ -117,14 +120,19 @@ fn is_for_now(status: StatusCode) -> bool {
 impl From<Unavailable> for Problem {
     fn from(why: Unavailable) -> Self {
         let kind = match why {
-            Unavailable::Joining | Unavailable::Restoring(_) | Unavailable::Unanswered => RESTORING,
+            Unavailable::Joining | Unavailable::Restoring { .. } | Unavailable::Unanswered => RESTORING,
             Unavailable::NotOwner(_) => NOT_OWNER,
             Unavailable::Overloaded => OVERLOADED,
             Unavailable::Stopping => STOPPING,
         };
         let problem = Self::new(kind, why.to_string());
         match why {
-            Unavailable::NotOwner(partition) | Unavailable::Restoring(partition) => problem.with("partition", partition),
+            Unavailable::NotOwner(partition) => problem.with("partition", partition),
+            Unavailable::Restoring { partition, seconds_left } => {
+                let retry_after_ms = seconds_left.map_or(RETRY_AFTER_MS, |seconds| seconds.saturating_mul(1_000));
+                let retry_after_ms = retry_after_ms.clamp(RETRY_AFTER_MS, RETRY_AFTER_MAX_MS);
+                Self { retry_after_ms, ..problem }.with("partition", partition)
+            }
             _ => problem,
         }
     }

@@ -77,6 +77,24 @@ fn what_is_counted_shows_under_its_name() {
 }
 
 #[test]
+fn running_restores_show_and_those_that_are_over_do_not() {
+    let metrics = Metrics::new();
+    let restore = RestoreProgress { chunks: (1, 2), bytes: 800, rows: 70, elapsed_ms: 3_000, ..RestoreProgress::default() };
+    [3, 4].into_iter().for_each(|partition| metrics.restore_at(partition, &restore));
+    metrics.restore_over(4);
+    let text = metrics.scrape(None, Staleness::default());
+    for line in [
+        "statehouse_restore_progress_ratio{partition=\"3\"} 0.25",
+        "statehouse_restore_left_seconds{partition=\"3\"} 9",
+        "statehouse_restore_read_rows{partition=\"3\"} 70",
+        "statehouse_restore_read_bytes{partition=\"3\"} 800",
+    ] {
+        assert!(text.lines().any(|have| have == line), "no line {line:?} in\n{text}");
+    }
+    assert!(!text.contains("partition=\"4\""), "{text}");
+}
+
+#[test]
 fn states_beyond_the_bound_are_summed_up() {
     let objects: Summary = (0..STATES_MAX as i64 + 5).map(|n| (Some(format!("s{n:03}").into()), 1000 - n)).collect();
     let shown = by_state(&objects);

@@ -54,10 +54,9 @@ impl Pump {
         match what {
             Delivered::Begin(at) => copy.line.stand(at),
             Delivered::End => copy.whole = true,
-            Delivered::Rows(objects) => {
-                self.busy = true;
-                let run = copy.line.aside(&mut self.next);
-                self.restore(run, objects, out);
+            Delivered::Rows(shares) => {
+                let run = copy.line.restored(&shares, &mut self.next);
+                self.restore(run, shares, out);
             }
             Delivered::Chunk(at, objects) => {
                 copy.line.stand(at);

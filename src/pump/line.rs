@@ -9,7 +9,7 @@ use std::sync::{
 
 use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, Run, Seq, TICK_MS};
 
-use crate::message::{Adopted, CutPart, Request, Standpoint};
+use crate::message::{Adopted, CutPart, Objects, Request, Standpoint};
 
 /// How far a partition is on its way to being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub(crate) enum Phase {
     Waiting,
     /// Its rows are being read back.
     Restoring,
+    /// All its rows are back, and what is published is compared with what the rules of today make of it, some objects at a time.
+    Comparing,
     /// A fresh house: its first start position waits for its commit.
     Starting,
     /// Its records are read.
@@ -42,6 +44,8 @@ pub(crate) struct Line {
     ticks: Vec<(Offset, Millis)>,
     told_ms: Option<Millis>,
     adopted: Option<Adopted>,
+    /// By worker: objects restored and not compared yet.
+    restored: Vec<usize>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -61,6 +65,7 @@ impl Line {
             ticks: Vec::new(),
             told_ms: None,
             adopted: None,
+            restored: Vec::new(),
             cancelled: Arc::default(),
         }
     }
@@ -70,6 +75,7 @@ impl Line {
         self.cancel();
         self.cancelled = Arc::default();
         self.number = number;
+        self.restored.clear();
         self.phase = Phase::Restoring;
         Request { partition: self.partition, number, cancelled: Arc::clone(&self.cancelled) }
     }
@@ -98,7 +104,7 @@ impl Line {
 
     /// Whether its restore is complete, so that it belongs in every epoch.
     pub(crate) fn is_whole(&self) -> bool {
-        matches!(self.phase, Phase::Live | Phase::Starting)
+        matches!(self.phase, Phase::Live | Phase::Starting | Phase::Comparing)
     }
 
     /// Whether its first start position is still to be put into an epoch.
@@ -157,11 +163,32 @@ impl Line {
         Run { first, count: 1, partition: self.partition, event: self.event, clock_ms: self.clock_ms.unwrap_or(0), offset: None }
     }
 
-    /// A seq at the clock with an event number of its own, for the comparison after a restore: what it publishes has a revision.
-    pub(crate) fn compared(&mut self, next: &mut Seq) -> Run {
-        let run = self.aside(next);
-        self.event += 1;
-        run
+    /// A seq for these restored objects, by worker.
+    pub(crate) fn restored(&mut self, shares: &[Objects], next: &mut Seq) -> Run {
+        self.restored.resize(self.restored.len().max(shares.len()), 0);
+        self.restored.iter_mut().zip(shares).for_each(|(restored, objects)| *restored += objects.hashes.len());
+        self.aside(next)
+    }
+
+    /// A seq for the comparison of so many more objects of each worker, and how many these are. All shares are one event, with a number of
+    /// its own, as what they publish has a revision; that number is used up with the first, so that nothing later can have it.
+    pub(crate) fn compare(&mut self, objects_max: usize, next: &mut Seq) -> (Run, usize) {
+        if self.phase != Phase::Comparing {
+            self.phase = Phase::Comparing;
+            self.event += 1;
+        }
+        let run = Run { event: self.event - 1, ..self.aside(next) };
+        let share = |left: &mut usize| {
+            let taken = objects_max.min(*left);
+            *left -= taken;
+            taken
+        };
+        (run, self.restored.iter_mut().map(share).sum())
+    }
+
+    /// Whether all its objects are compared.
+    pub(crate) fn is_compared(&self) -> bool {
+        self.restored.iter().all(|left| *left == 0)
     }
 
     /// The end of an epoch.
@@ -180,6 +207,8 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use statehouse_dataflows::rows::Rows;
+
     use super::*;
 
     fn line(clock_ms: Option<Millis>) -> Line {
@@ -246,7 +275,25 @@ mod tests {
         let (mut line, mut next) = (line(Some(1_000)), 50);
         assert_eq!(line.aside(&mut next), run(50, 1, 7, 1_000, None));
         assert_eq!(line.aside(&mut next), run(51, 1, 7, 1_000, None));
-        assert_eq!(line.compared(&mut next), run(52, 1, 7, 1_000, None));
+        assert_eq!(line.compare(9, &mut next), (run(52, 1, 7, 1_000, None), 0));
+        assert!(line.is_compared());
         assert_eq!((next, line.cut().event), (53, 8));
+    }
+
+    #[test]
+    fn all_shares_of_a_comparison_are_one_event() {
+        let (mut line, mut next) = (line(Some(1_000)), 50);
+        let objects = |count| Objects { hashes: vec![0; count], rows: Rows::default() };
+        assert_eq!(line.restored(&[objects(3), objects(5)], &mut next), run(50, 1, 7, 1_000, None));
+        line.restored(&[objects(1), objects(0)], &mut next);
+        let mut shares = Vec::new();
+        while !line.is_compared() {
+            shares.push(line.compare(2, &mut next));
+            assert_eq!(line.cut().event, 8, "used up with the first");
+        }
+        assert_eq!(
+            shares,
+            [4, 4, 1].into_iter().zip(52..).map(|(objects, seq)| (run(seq, 1, 7, 1_000, None), objects)).collect::<Vec<_>>()
+        );
     }
 }

@@ -1,16 +1,21 @@
 //! The pump by itself: a scripted source, a clock moved by hand, and everything it sends.
 
 mod copies;
+mod restored;
 
 use std::sync::{Mutex, atomic::Ordering};
 
 use ahash::RandomState;
+use statehouse_dataflows::{
+    rows::Rows,
+    vocabulary::{Row, RowValue},
+};
 
 use super::*;
 use crate::{
     config::SourceConfig,
     log::{Progress, Record},
-    message::{Adopted, CutPart, Delivered, Standpoint},
+    message::{Adopted, CutPart, Delivered, Objects, Standpoint},
 };
 
 /// 2026-07-14 in milliseconds: a multiple of 100.
@@ -153,9 +158,9 @@ impl Bench {
                 format!("records {} rejects {:?}", runs(&records.runs), rejects.collect::<Vec<_>>())
             }
             Sent::Worker(_, Feed::Ticks(of)) => format!("ticks {}", runs(&of)),
-            Sent::Worker(_, Feed::Rows { run, objects }) => format!("rows {} of {} objects", runs(&[run]), objects.len()),
+            Sent::Worker(_, Feed::Rows { run, objects }) => format!("rows {} of {} objects", runs(&[run]), objects.hashes.len()),
+            Sent::Worker(_, Feed::Compare { run, .. }) => format!("compare {}", runs(&[run])),
             Sent::Worker(_, Feed::Chunk { run, objects }) => format!("chunk {} of {} objects", runs(&[run]), objects.len()),
-            Sent::Worker(_, Feed::Restored(run)) => format!("restored {}", runs(&[run])),
             Sent::Worker(_, Feed::GiveUp(run)) => format!("give up {}", runs(&[run])),
             Sent::Worker(_, Feed::Seal { epoch, end }) => format!("seal {epoch} before {end}"),
             Sent::Worker(_, Feed::Reset { generation, owned }) => format!("reset {generation} {owned:?}"),
@@ -182,6 +187,13 @@ impl Bench {
     fn part(&self, partition: Partition) -> &CutPart {
         self.cuts.last().unwrap().parts.iter().find(|part| part.partition == partition).unwrap()
     }
+}
+
+/// So many restored objects, with a row each, for the only worker.
+fn rows_of(objects: usize) -> Delivered {
+    let row = |at| Row { partition: 3, object: format!("o{at}").into(), value: RowValue::Report("a".into(), None) };
+    let rows: Vec<_> = (0..objects).map(row).collect();
+    Delivered::Rows(vec![Objects { hashes: vec![0; objects], rows: Rows::of(&rows) }])
 }
 
 /// Runs as `partition/event: first seq +count @clock after DAY` with `#offset` for records.
@@ -219,12 +231,12 @@ fn a_restored_partition_is_read_at_once_and_compared_once() {
         3,
         Delivered::Begin(Standpoint { next_offset: 10, progress: Some(progress), rotation: Arc::default(), clock_ms: Some(DAY), event: 7 }),
     );
-    assert_eq!(bench.deliver(3, Delivered::Rows(vec![])), ["rows 3/7: 1+1 @0 of 0 objects"]);
+    assert_eq!(bench.deliver(3, rows_of(0)), ["rows 3/7: 1+1 @0 of 0 objects"]);
     assert_eq!(bench.turn(), ["seal 1 before 2", "cut 1"], "rows go in between live epochs");
     assert_eq!(bench.cuts[0].parts.len(), 0, "and nothing of the partition is committed");
     bench.committed();
-    assert_eq!(bench.deliver(3, Delivered::Rows(vec![])), ["rows 3/7: 2+1 @0 of 0 objects"]);
-    assert_eq!(bench.deliver(3, Delivered::End), ["restored 3/7: 3+1 @0"]);
+    assert_eq!(bench.deliver(3, rows_of(0)), ["rows 3/7: 2+1 @0 of 0 objects"]);
+    assert_eq!(bench.deliver(3, Delivered::End), ["compare 3/7: 3+1 @0"]);
     assert_eq!(bench.calls(), ["begin 3 at 10"]);
     bench.pass(5);
     assert_eq!(bench.turn(), ["seal 2 before 4", "cut 2"]);
@@ -438,7 +450,7 @@ fn a_failed_epoch_leads_to_a_restore_of_everything_owned() {
     assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "Restoring(2)", "restore 2", "reset 1 [0, 2]"]);
     let progress = Some(Progress { n: 5, digest: 6, start: 0 });
     bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 11, progress, rotation: Arc::default(), clock_ms: Some(DAY), event: 8 }));
-    assert_eq!(bench.deliver(0, Delivered::End), ["restored 0/8: 5+1 @0"], "seqs go on");
+    assert_eq!(bench.deliver(0, Delivered::End), ["compare 0/8: 5+1 @0"], "seqs go on");
     bench.turn();
     let cut = bench.cuts.last().unwrap();
     assert_eq!(
@@ -581,7 +593,7 @@ fn a_house_that_stops_restores_no_further() {
     bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 10, progress, rotation: Arc::default(), clock_ms: Some(DAY), event: 7 }));
     let mut out = Vec::new();
     bench.pump.stop(&mut out);
-    assert_eq!(bench.deliver(0, Delivered::Rows(vec![])), Vec::<String>::new());
+    assert_eq!(bench.deliver(0, rows_of(0)), Vec::<String>::new());
     assert_eq!(bench.turn(), Vec::<String>::new());
     assert!(bench.pump.has_left(), "however much there is to restore");
 }

@@ -19,13 +19,21 @@ use super::{
     RestoreSettings,
     chain::{Chain, Link},
     chunk_clock,
-    stage::{Objects, Stage},
+    stage::{Proven, Stage},
+    table::Leaving,
 };
-use crate::{chunk, log::Progress, message::Standpoint, rotation::Rotation};
+use crate::{
+    chunk,
+    log::Progress,
+    message::{Objects, Standpoint},
+    rotation::Rotation,
+};
 
 /// A copy in the making, or made.
 pub struct Follower {
     settings: RestoreSettings,
+    /// For the hashes of rows' keys.
+    keys: RandomState,
     way: Way,
 }
 
@@ -40,7 +48,7 @@ struct Copy {
     /// Of the rows handed over.
     digest: u64,
     /// What was gathered and is not handed over yet.
-    gathered: Objects,
+    gathered: Leaving,
     /// By hash of a row's key: the row's hash.
     rows: HashMap<u64, u64, RandomState>,
     keys: RandomState,
@@ -66,8 +74,7 @@ impl Follower {
     /// Nothing read yet.
     #[must_use]
     pub fn new(partition: Partition, settings: &RestoreSettings) -> Self {
-        let settings = RestoreSettings { keys: RandomState::new(), ..settings.clone() };
-        Self { way: Way::Gathering(Stage::new(partition, &settings)), settings }
+        Self { way: Way::Gathering(Stage::new(partition, settings)), keys: RandomState::new(), settings: settings.clone() }
     }
 
     /// Whether all that there was when it began is handed over.
@@ -97,23 +104,17 @@ impl Follower {
         let Some(header) = stage.whole().cloned() else { return Ok(None) };
         let stage = std::mem::replace(stage, Stage::new(header.partition, &self.settings));
         let at = standpoint(&header);
-        let (_, (_, rotation), gathered) = stage.finish(header.next_offset, at.progress.unwrap_or_default())?;
-        self.way = Way::Following(Copy::new((header, rotation), gathered, &self.settings.keys));
+        let Proven { rotation, table, .. } = stage.finish(header.next_offset, at.progress.unwrap_or_default())?;
+        self.way = Way::Following(Copy::new((header, rotation), table.leave(), &self.keys));
         Ok(Some(at))
     }
 
-    /// More of what was gathered: objects, each with all its rows.
-    pub fn next_batch(&mut self) -> Option<Vec<Vec<Row>>> {
+    /// More of what was gathered: objects, each with all its rows, by worker.
+    pub fn next_batch(&mut self) -> Option<Vec<Objects>> {
         let Way::Following(copy) = &mut self.way else { return None };
-        let (mut objects, mut rows) = (Vec::new(), 0);
-        while rows < self.settings.batch_rows
-            && let Some(object) = copy.gathered.next_object()
-        {
-            rows += object.len();
-            object.iter().for_each(|row| copy.keep(row));
-            objects.push(object);
-        }
-        (!objects.is_empty()).then_some(objects)
+        let shares = copy.gathered.next(self.settings.batch_rows)?;
+        shares.iter().flat_map(|objects| objects.rows.to_rows()).for_each(|row| copy.keep(&row));
+        Some(shares)
     }
 
     /// Measures the copy by what is committed with the source offset.
@@ -132,7 +133,7 @@ impl Follower {
 }
 
 impl Copy {
-    fn new(head: (chunk::Header, Rotation), gathered: Objects, keys: &RandomState) -> Self {
+    fn new(head: (chunk::Header, Rotation), gathered: Leaving, keys: &RandomState) -> Self {
         let rows = HashMap::with_hasher(keys.clone());
         Self { chain: Chain::after(head), digest: 0, gathered, rows, keys: keys.clone(), open: Vec::new() }
     }
@@ -141,7 +142,7 @@ impl Copy {
         let chunk::Piece { header, index, count, is_slice, rows } =
             chunk::decode(bytes).map_err(|error| format!("is no piece: {error}"))?;
         self.chain.take(header, Link { offset, bytes: bytes.len() as u64, index, count, is_slice })?;
-        self.open.extend(rows);
+        self.open.extend(rows.to_rows());
         let Some(header) = self.chain.whole() else { return Ok(None) };
         let (n, digest, at) = (header.n, header.digest, standpoint(header));
         let rows = std::mem::take(&mut self.open);
@@ -190,7 +191,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::log::Start;
+    use crate::{log::Start, route::Route};
 
     fn report(object: &str, agent: &str, state: Option<&str>) -> Row {
         let report = state.map(|state| Report { state: state.into(), ts_ms: 1, offset: 2, due_ms: None });
@@ -243,7 +244,8 @@ mod tests {
     }
 
     fn follower() -> Follower {
-        let settings = RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows: 2, keys: RandomState::new() };
+        let route = Route::new(RandomState::new(), 1);
+        let settings = RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows: 2, route };
         Follower::new(3, &settings)
     }
 
@@ -257,7 +259,7 @@ mod tests {
         assert!(take_all(&mut follower, &sound(1)).unwrap().is_none(), "first all that is there is gathered");
         assert_eq!(follower.at_end().unwrap().map(|at| at.next_offset), Some(10));
         let batches: Vec<_> = std::iter::from_fn(|| follower.next_batch()).collect();
-        assert!(batches.len() == 2 && batches.iter().flatten().flatten().count() == 4, "{batches:?}");
+        assert!(batches.len() == 2 && batches.iter().flatten().map(|objects| objects.rows.len()).sum::<usize>() == 4, "{batches:?}");
         follower
     }
 

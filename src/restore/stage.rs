@@ -1,49 +1,41 @@
 //! Staging: chunks in, the last word on each row out, with the proof that nothing is missing.
 
-use std::{
-    collections::{BTreeMap, HashMap, hash_map},
-    sync::Arc,
-};
-
-use ahash::RandomState;
-use statehouse_dataflows::{
-    digest::row_hash,
-    vocabulary::{Name, Offset, Partition, Published, Report, Row, RowValue},
-};
+use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::{
     RestoreSettings,
     chain::{Chain, Link},
+    table::Table,
 };
-use crate::{chunk, log::Progress, rotation::Rotation};
-
-/// The last chunk's header, and where the rotation stands after it.
-pub(super) type Head = (Option<chunk::Header>, Rotation);
+use crate::{chunk, log::Progress, message::RestoreProgress, rotation::Rotation};
 
 /// Rows as far as they are read.
 pub(super) struct Stage {
     chain: Chain,
-    objects: HashMap<Name, Object, RandomState>,
+    table: Table,
     records: u64,
+    /// The number of the first chunk read.
+    first_n: u64,
+    bytes: u64,
+    rows: u64,
 }
 
-#[derive(Default)]
-struct Object {
-    published: Option<Arc<Published>>,
-    reports: BTreeMap<Name, Report>,
-}
-
-/// Staged objects, to be handed over one by one.
-#[derive(Default)]
-pub(super) struct Objects {
-    partition: Partition,
-    objects: Option<hash_map::IntoIter<Name, Object>>,
+/// Rows that are the ones committed.
+pub(super) struct Proven {
+    /// Checkpoint records read.
+    pub(super) records: u64,
+    pub(super) read: RestoreProgress,
+    /// The last chunk's header.
+    pub(super) header: Option<chunk::Header>,
+    /// Where the rotation stands after it.
+    pub(super) rotation: Rotation,
+    pub(super) table: Table,
 }
 
 impl Stage {
     pub(super) fn new(partition: Partition, settings: &RestoreSettings) -> Self {
-        let objects = HashMap::with_hasher(settings.keys.clone());
-        Self { chain: Chain::new(partition, &settings.house), objects, records: 0 }
+        let table = Table::new(partition, settings.route.clone());
+        Self { chain: Chain::new(partition, &settings.house), table, records: 0, first_n: 0, bytes: 0, rows: 0 }
     }
 
     /// The last whole chunk's number.
@@ -56,26 +48,41 @@ impl Stage {
         self.chain.whole()
     }
 
+    /// How far it is on the way to chunk `n`.
+    pub(super) fn progress(&self, n: u64) -> RestoreProgress {
+        let chunks = match self.records {
+            0 => (0, 0),
+            _ => ((self.last_n() + 1).saturating_sub(self.first_n), n.saturating_add(1).saturating_sub(self.first_n)),
+        };
+        RestoreProgress { chunks, bytes: self.bytes, rows: self.rows, ..RestoreProgress::default() }
+    }
+
     /// Takes the next checkpoint record; whether chunk `n` is whole with it. A problem is one of the log's content.
     pub(super) fn take(&mut self, offset: Offset, bytes: &[u8], n: u64) -> Result<bool, String> {
         let piece = chunk::decode(bytes).map_err(|error| format!("the record at offset {offset}: {error}"))?;
+        let of_chunk = piece.header.n;
         let link = Link { offset, bytes: bytes.len() as u64, index: piece.index, count: piece.count, is_slice: piece.is_slice };
         let at = |problem| format!("the record at offset {offset} {problem}");
         if piece.header.n > n {
             return Err(at(format!("is of chunk {}, but only chunks up to {n} are committed", piece.header.n)));
         }
         self.chain.take(piece.header, link).map_err(at)?;
+        if self.records == 0 {
+            self.first_n = of_chunk;
+        }
         self.records += 1;
-        self.keep(piece.rows);
+        self.bytes += bytes.len() as u64;
+        self.rows += piece.rows.len() as u64;
+        self.table.keep(&piece.rows);
         Ok(self.chain.whole().is_some_and(|header| header.n == n))
     }
 
-    /// Proves that these rows are the ones committed: (records read, where they end, the objects).
-    pub(super) fn finish(self, next_offset: Offset, progress: Progress) -> Result<(u64, Head, Objects), String> {
-        let digest = self.digest();
-        let partition = self.chain.partition;
-        let head = self.chain.into_head();
-        if let Some(header) = &head.0 {
+    /// Proves that these rows are the ones committed.
+    pub(super) fn finish(self, next_offset: Offset, progress: Progress) -> Result<Proven, String> {
+        let (records, read) = (self.records, self.progress(progress.n));
+        let digest = self.table.digest();
+        let (header, rotation) = self.chain.into_head();
+        if let Some(header) = &header {
             if header.next_offset != next_offset {
                 let (n, place) = (header.n, header.next_offset);
                 return Err(format!("chunk {n} goes to source offset {place}, but {next_offset} is committed"));
@@ -88,51 +95,6 @@ impl Stage {
         if digest != progress.digest {
             return Err(format!("its rows have digest {digest:016x}, but {:016x} is committed", progress.digest));
         }
-        Ok((self.records, head, Objects { partition, objects: Some(self.objects.into_iter()) }))
-    }
-
-    /// Rows of one object stand together: it is looked up once for all of them.
-    fn keep(&mut self, rows: Vec<Row>) {
-        let mut rows = rows.into_iter().peekable();
-        while let Some(first) = rows.next() {
-            let name = Arc::clone(&first.object);
-            let object = self.objects.entry(first.object).or_default();
-            object.keep(first.value);
-            while let Some(row) = rows.next_if(|row| row.object == name) {
-                object.keep(row.value);
-            }
-        }
-    }
-
-    fn digest(&self) -> u64 {
-        let objects = self.objects.iter();
-        objects.fold(0_u64, |digest, (name, object)| {
-            object.rows(self.chain.partition, name).fold(digest, |digest, row| digest.wrapping_add(row_hash(&row)))
-        })
-    }
-}
-
-impl Object {
-    fn keep(&mut self, value: RowValue) {
-        match value {
-            RowValue::Object(published) => self.published = published,
-            RowValue::Report(agent, Some(report)) => _ = self.reports.insert(agent, report),
-            RowValue::Report(agent, None) => _ = self.reports.remove(&agent),
-        }
-    }
-
-    fn rows<'a>(&'a self, partition: Partition, name: &'a Name) -> impl Iterator<Item = Row> + 'a {
-        let published = self.published.iter().map(|published| RowValue::Object(Some(Arc::clone(published))));
-        let reports = self.reports.iter().map(|(agent, report)| RowValue::Report(Arc::clone(agent), Some(report.clone())));
-        published.chain(reports).map(move |value| Row { partition, object: Arc::clone(name), value })
-    }
-}
-
-impl Objects {
-    /// The next object's rows.
-    pub(super) fn next_object(&mut self) -> Option<Vec<Row>> {
-        let objects = self.objects.as_mut()?;
-        let (name, object) = objects.find(|(_, object)| object.published.is_some() || !object.reports.is_empty())?;
-        Some(object.rows(self.partition, &name).collect())
+        Ok(Proven { records, read, header, rotation, table: self.table })
     }
 }

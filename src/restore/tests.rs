@@ -1,16 +1,22 @@
 //! What a restore accepts, and everything it must refuse.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
+use ahash::RandomState;
+use proptest::{collection::vec, option, prelude::*};
 use statehouse_dataflows::{
     digest::row_hash,
     rows::Rows,
-    vocabulary::{Cause, Published, Report, RowValue},
+    vocabulary::{Cause, Published, Report, Row, RowValue},
 };
 
 use super::*;
 use crate::{
     chunk::Turn,
+    message::Objects,
     rotation::{Rotation, Written},
 };
 
@@ -122,16 +128,16 @@ fn restore(kept: Kept, batch_rows: usize) -> Result<Vec<Delivered>, LogError> {
 }
 
 fn restore_from(kept: Box<dyn Checkpoint>, batch_rows: usize, cancelled: Arc<AtomicBool>) -> Result<Vec<Delivered>, LogError> {
-    let keys = RandomState::with_seeds(1, 2, 3, 4);
-    let settings = RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows, keys };
+    let route = Route::new(RandomState::with_seeds(1, 2, 3, 4), 2);
+    let settings = RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows, route };
     let request = Request { partition: 3, number: 9, cancelled };
-    let restored = Restore::new(settings, kept).restore(&request)?;
+    let restored = Restore::new(settings, kept).restore(&request, &mut |_| {})?;
     Ok(restored.inspect(|delivery| assert_eq!((delivery.partition, delivery.number), (3, 9))).map(|delivery| delivery.what).collect())
 }
 
 fn rows(delivered: &[Delivered]) -> Vec<Row> {
-    let batches = delivered.iter().filter_map(|what| if let Delivered::Rows(objects) = what { Some(objects) } else { None });
-    let mut rows: Vec<_> = batches.flatten().flatten().cloned().collect();
+    let batches = delivered.iter().filter_map(|what| if let Delivered::Rows(shares) = what { Some(shares) } else { None });
+    let mut rows: Vec<_> = batches.flatten().flat_map(|objects| objects.rows.to_rows()).collect();
     rows.sort_by_key(|row| (row.object.clone(), format!("{:?}", row.value)));
     rows
 }
@@ -159,13 +165,34 @@ fn an_objects_rows_stay_together_however_small_the_batches() {
         let delivered = restore(Kept { records, progress: Some((10, Progress { n: 1, digest, start: 0 })) }, batch_rows).unwrap();
         let mut batches = Vec::new();
         for what in &delivered {
-            let Delivered::Rows(objects) = what else { continue };
-            assert!(objects.iter().all(|object| object.len() == 3 && object.iter().all(|row| row.object == object[0].object)));
-            batches.push(objects.len());
+            let Delivered::Rows(shares) = what else { continue };
+            for Objects { hashes, rows } in shares {
+                assert!(rows.runs(0..rows.len()).all(|(_, lines)| lines.len() == 3));
+                assert_eq!((hashes.len(), rows.len()), (rows.objects(), 3 * rows.objects()), "an object's rows stand together");
+            }
+            batches.push(shares.iter().map(|objects| objects.hashes.len()).sum::<usize>());
         }
         assert_eq!(batches, expected, "objects in batches of about {batch_rows} rows");
         assert_eq!(self::rows(&delivered).len(), 15, "batches of {batch_rows}");
     }
+}
+
+#[test]
+fn progress_rises_to_the_total() {
+    let route = Route::new(RandomState::with_seeds(1, 2, 3, 4), 2);
+    let settings = RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows: 1, route };
+    let request = Request { partition: 3, number: 9, cancelled: Arc::default() };
+    let mut told = Vec::new();
+    let mut restored = Restore::new(settings, Box::new(kept())).restore(&request, &mut |progress| told.push(progress)).unwrap();
+    assert_eq!(told.iter().map(|read| (read.chunks, read.rows)).collect::<Vec<_>>(), [((1, 3), 4), ((2, 3), 6), ((3, 3), 10)]);
+    assert_eq!(told[2].bytes, kept().records.iter().map(|record| record.len() as u64).sum::<u64>());
+    told.push(restored.progress());
+    while restored.next().is_some() {
+        told.push(restored.progress());
+    }
+    assert!(told.is_sorted_by_key(RestoreProgress::permille), "{told:?}");
+    assert_eq!((told[3].permille(), told.last().unwrap().permille()), (500, 1_000));
+    assert_eq!(told.last().unwrap().handed_rows, (2, 2));
 }
 
 #[test]
@@ -247,7 +274,7 @@ fn what_is_not_whole_is_refused() {
         let piece = chunk::decode(&kept.records[at]).unwrap();
         let mut header = piece.header;
         change(&mut header);
-        kept.records[at] = chunk::encode(&header, &[Rows::of(&piece.rows)], 1_000_000).remove(0);
+        kept.records[at] = chunk::encode(&header, &[piece.rows], 1_000_000).remove(0);
     }
     fn committed(kept: &mut Kept) -> &mut (Offset, Progress) {
         kept.progress.as_mut().unwrap()
@@ -364,5 +391,46 @@ fn forged_clocks_and_numbers_are_refused() {
         let kept = Kept { records, progress: Some((header.next_offset, Progress { n: 1, digest: 0, start: 0 })) };
         let Err(LogError::Corrupt(said)) = restore(kept, 100) else { panic!("not refused: {expected}") };
         assert!(said.contains(expected), "{said}");
+    }
+}
+
+proptest! {
+    /// Rows of a few objects and agents, cut into chunks anywhere: what is handed over is what a map of last words holds. And whatever byte
+    /// is damaged, nothing is handed over at all.
+    #[test]
+    fn the_last_words_of_any_history_are_handed_over_or_nothing(
+        history in vec(vec((0..4_u8, 0..4_u8, option::of(0..3_u8)), 1..20), 1..8),
+        damage in option::of((any::<usize>(), any::<usize>(), 1..=255_u8)),
+    ) {
+        let mut last = BTreeMap::new();
+        let mut records = Vec::new();
+        for (n, words) in (1..).zip(&history) {
+            let row = |(object, agent, state): &(u8, u8, Option<u8>)| {
+                let (object, state) = (format!("o{object}"), state.map(|state| format!("s{state}")));
+                match agent {
+                    0 => published(&object, state.as_deref()),
+                    _ => report(&object, &format!("a{agent}"), state.as_deref()),
+                }
+            };
+            let rows: Vec<_> = words.iter().map(row).collect();
+            words.iter().zip(&rows).for_each(|((object, agent, state), row)| _ = last.insert((*object, *agent), (state.is_some(), row.clone())));
+            let live: Vec<_> = last.values().filter(|(is_there, _)| *is_there).map(|(_, row)| row.clone()).collect();
+            records.extend(chunk::encode(&header(n, digest(&live)), &[Rows::of(&rows)], 300));
+        }
+        let live: Vec<_> = last.into_values().filter(|(is_there, _)| *is_there).map(|(_, row)| row).collect();
+        let n = history.len() as u64;
+        let progress = Some((n as Offset * 10, Progress { n, digest: digest(&live), start: FIRST }));
+        if let Some((record, byte, change)) = damage {
+            let record = record % records.len();
+            let byte = byte % records[record].len();
+            records[record][byte] ^= change;
+            let refused = restore(Kept { progress, records }, 3).err();
+            prop_assert!(matches!(refused, Some(LogError::Corrupt(_))), "{refused:?}");
+            return Ok(());
+        }
+        let mut live = live;
+        live.sort_by_key(|row| (row.object.clone(), format!("{:?}", row.value)));
+        let restored = restore(Kept { progress, records }, 3).unwrap();
+        prop_assert_eq!(rows(&restored), live);
     }
 }

@@ -1,11 +1,17 @@
 //! What operators ask.
 
-use statehouse::board::{PartitionStanding, Standing};
+use statehouse::{
+    board::{PartitionStanding, Standing},
+    message::RestoreProgress,
+};
 
 use crate::{
     backend::{NOW_MS, Questions},
     server::Server,
 };
+
+/// All read, half handed over, in six seconds.
+const RESTORE: RestoreProgress = RestoreProgress { chunks: (8, 8), bytes: 9_000, rows: 700, handed_rows: (50, 100), elapsed_ms: 6_000 };
 
 #[test]
 fn a_good_house_is_alive_and_ready() {
@@ -22,11 +28,16 @@ fn readiness_says_what_is_wrong_and_can_leave_it_out() {
     let well = server.house.standing.borrow().clone();
     let mut restoring = well.clone();
     restoring.partitions.insert(1, PartitionStanding::Restoring);
+    let mut known = restoring.clone();
+    known.restores.insert(1, RESTORE);
+    let known_line = "[-]restore failed: restoring 1 of 2 partitions: 1 (75 % done, chunks 8 of 8, 700 rows and 9000 bytes read, rows 50 of 100 \
+                      handed over, about 2 s left)\n";
     let outage = Standing { stale_since_ms: Some(NOW_MS - 90_000), trouble: Some("no broker".into()), ..well.clone() };
     let stopping = Standing { stopping: true, ..well };
     for (check, line, standing) in [
         ("restore", "[-]restore failed: no partition is assigned yet\n", Standing::default()),
         ("restore", "[-]restore failed: restoring 1 of 2 partitions: 1\n", restoring),
+        ("restore", known_line, known),
         ("log", "[-]log failed: stale for 1m 30s: no broker\n", outage),
         ("shutdown", "[-]shutdown failed: shutting down\n", stopping),
     ] {

@@ -1,6 +1,9 @@
 //! What can't be answered says why, in the one form that all refusals have.
 
-use statehouse::board::{PartitionStanding, Standing};
+use statehouse::{
+    board::{PartitionStanding, Standing},
+    message::RestoreProgress,
+};
 
 use crate::{
     backend::{PARTITIONS, Questions},
@@ -26,6 +29,12 @@ fn a_restoring_partition_is_not_an_empty_one() {
     });
     all_refused(&server, 503, "partition-restoring");
     assert_eq!(server.get("/v1/objects/a").json()["partition"], 1);
+    for (elapsed_ms, wait) in [(100, "1"), (7_000, "7"), (3_600_000, "60")] {
+        let half = RestoreProgress { chunks: (5, 5), elapsed_ms, ..RestoreProgress::default() };
+        server.house.standing.send_modify(|standing| _ = standing.restores.insert(1, half));
+        let refused = server.get("/v1/objects/a");
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some(wait)), "half done after {elapsed_ms} ms");
+    }
     assert_eq!(server.get("/v1/objects/b").status, 404, "partition 0 is live");
 }
 

@@ -423,7 +423,7 @@ impl House {
             house: "simulated".to_owned(),
             start: statehouse::config::Start::Earliest,
             batch_rows: self.common.batch_rows,
-            keys: RandomState::with_seeds(5, 6, 7, 8),
+            route: self.route.clone(),
         };
         let mut restore = Restore::new(settings, checkpoint);
         let mut waiting: VecDeque<Request> = VecDeque::new();
@@ -437,7 +437,7 @@ impl House {
                 continue;
             }
             let begun_us = self.common.cluster.now_us();
-            let outcome = restore.restore(&request);
+            let outcome = restore.restore(&request, &mut |_| {});
             if self.is_over() || request.cancelled.load(Ordering::Relaxed) {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! A partition that another house owns, followed: what its owner's chunks say, without a change or a row of our own.
 //!
 //! Whoever feeds the engine hands over every committed chunk, or first all rows there are and then every chunk, and may give the partition up at
-//! any time. Taken over, it goes on like a restored one: [`Engine::restored`] compares once.
+//! any time. Taken over, it goes on like a restored one: [`Engine::compare`] compares once.
 
 use super::Engine;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 
 impl Engine {
     /// Rows of one object, each in the place of the one before it; tombstones for what is gone. Of what did not change nothing need be there,
-    /// and what is there changes nothing. From the first row on the partition is held still until [`Engine::restored`]. A chunk's rows
+    /// and what is there changes nothing. From the first row on the partition is held still until [`Engine::compare`]. A chunk's rows
     /// share a seq, whose run is a tick at the clock that the chunk names.
     pub fn follow(&mut self, seq: Seq, hash: u64, rows: &[Row]) {
         let Some(Row { object, partition, .. }) = rows.first() else { return };

@@ -113,7 +113,7 @@ pub(super) enum What {
     Run(Box<Run>),
     Introduce(Name, Partition, usize),
     Still(Partition),
-    Compare(Partition),
+    Compare(Partition, usize),
     GiveUp(Partition),
     /// Taken up already.
     Done,
@@ -143,7 +143,7 @@ impl Item {
             Control::Act(object, act) => (Phase::Object, object, What::Step(StepPart::Act(act))),
             Control::Restore(object, slot) => (Phase::Object, object, What::Step(StepPart::Restore(slot))),
             Control::Remove(object) => (Phase::Object, object, What::Step(StepPart::Remove)),
-            Control::Compare(partition) => (Phase::After, 0, What::Compare(partition)),
+            Control::Compare(partition, objects_max) => (Phase::After, 0, What::Compare(partition, objects_max)),
         };
         Self { seq, phase, object, what }
     }

@@ -138,6 +138,14 @@ impl Life {
         }
     }
 
+    /// Whether a comparison comes to anything: to another state, or to another one behind a mask, or that the object is known no more.
+    pub(crate) fn differs(&self, set: &Set) -> bool {
+        let mut next = Next::of(self.posted.as_ref());
+        self.compare(&mut next, set);
+        let is_known = self.heard || next.state().is_some();
+        !is_known || next.behind != self.posted.and_then(|row| row.behind)
+    }
+
     /// After a restore: what the rules of today make of it, if that differs from what is stored.
     fn compare(&self, next: &mut Next, set: &Set) {
         next.cause = Cause::Rule;

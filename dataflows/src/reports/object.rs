@@ -117,6 +117,12 @@ impl Object {
         }
     }
 
+    /// Has these places, in the order of their agents, instead of none; and this is whose claim is the newest, where the rule asks.
+    pub(super) fn restore(&mut self, agents: Box<[Place]>, newest: Option<AgentId>) {
+        self.agents = agents;
+        self.newest = newest.unwrap_or(Self::NOBODY);
+    }
+
     fn resize<R>(&mut self, change: impl FnOnce(&mut Vec<Place>) -> R) -> R {
         let mut agents = std::mem::take(&mut self.agents).into_vec();
         let result = change(&mut agents);

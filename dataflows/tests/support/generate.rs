@@ -118,7 +118,7 @@ fn told() -> impl Strategy<Value = Told> {
 }
 
 /// One to three rule sets, with prefixes that lie within each other.
-fn sets() -> impl Strategy<Value = Vec<RuleSet>> {
+pub(crate) fn sets() -> impl Strategy<Value = Vec<RuleSet>> {
     vec(set(), 1..=3).prop_map(|mut sets| {
         for (set, prefix) in sets.iter_mut().zip(["", "o1", "o"]) {
             set.prefix = prefix.to_owned();

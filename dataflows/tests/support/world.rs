@@ -63,7 +63,7 @@ impl World {
             self.run(*run);
             match what {
                 What::Ticks => {}
-                What::Compared => self.engines.iter_mut().for_each(|engine| engine.restored(run.first, run.partition)),
+                What::Compared => self.engines.iter_mut().for_each(|engine| engine.compare(run.first, run.partition, usize::MAX)),
                 What::Records(records) => {
                     for (nth, (seq, (object, told))) in (run.first..).zip(records).enumerate() {
                         self.look_ahead(seq, run.partition, &records[nth..]);
@@ -109,7 +109,7 @@ impl World {
             self.run(run);
             for rows in batch {
                 let (hash, engine) = self.route(partition, &rows[0].object);
-                engine.restore(run.first, hash, rows);
+                engine.restore(run.first, &[hash], &Rows::of(rows));
             }
         }
     }
@@ -122,6 +122,12 @@ impl World {
             let (hash, engine) = self.route(partition, &rows[0].object);
             engine.follow(run.first, hash, rows);
         }
+    }
+
+    /// Has so many objects of each worker compared.
+    pub(crate) fn compare(&mut self, run: Run, objects_max: usize) {
+        self.run(run);
+        self.engines.iter_mut().for_each(|engine| engine.compare(run.first, run.partition, objects_max));
     }
 
     pub(crate) fn give_up(&mut self, pump: &mut Pump, partition: Partition) {

@@ -15,6 +15,7 @@ use crate::{
     chunk,
     house::SystemClock,
     log::{Checkpoint, Peer, Peers, Start, Tail},
+    route::Route,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,7 +105,12 @@ impl Bench {
         let (deliver, deliveries) = unbounded();
         let committed = Answers::default();
         let thread = StandbyThread {
-            settings: RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows: 10, keys: RandomState::new() },
+            settings: RestoreSettings {
+                house: "test".into(),
+                start: Start::Latest,
+                batch_rows: 10,
+                route: Route::new(RandomState::new(), 1),
+            },
             log: Standby {
                 tail: Box::new(Scripted { come: comes, asked: ask }),
                 peers: Box::new(Two),
@@ -136,7 +142,7 @@ impl Bench {
         self.come.send(Come::Record(chunk(1))).unwrap();
         self.come.send(Come::End).unwrap();
         assert!(matches!(self.next(), Delivered::Begin(at) if at.next_offset == 10));
-        assert!(matches!(self.next(), Delivered::Rows(objects) if objects.len() == 1));
+        assert!(matches!(self.next(), Delivered::Rows(shares) if shares[0].hashes.len() == 1));
         assert!(matches!(self.next(), Delivered::End));
         assert!(matches!(self.deliveries.recv_timeout(PATIENCE).unwrap().what, Delivered::Level(_)), "it is known to be level at once");
     }

@@ -15,7 +15,7 @@ impl Bench {
         bench.pump.keep([partition].into());
         assert_eq!(bench.turn(), [format!("Copying({partition})"), format!("copy {partition}")]);
         bench.deliver(partition, Delivered::Begin(at(1, 20)));
-        let rows = bench.deliver(partition, Delivered::Rows(vec![]));
+        let rows = bench.deliver(partition, rows_of(0));
         assert_eq!(rows, [format!("rows {partition}/7: 2+1 @100 of 0 objects")]);
         bench.deliver(partition, Delivered::End);
         bench
@@ -47,7 +47,7 @@ fn a_copy_that_becomes_ours_is_proven_and_goes_on_like_a_restored_one() {
     assert_eq!(bench.deliver(3, Delivered::Chunk(at(2, 25), vec![])), ["chunk 3/7: 3+1 @200 of 0 objects"], "what came meanwhile");
     let committed = Progress { n: 2, digest: 2, start: 9 };
     bench.deliver(3, Delivered::Begin(Standpoint { progress: Some(committed), ..at(2, 25) }));
-    assert_eq!(bench.deliver(3, Delivered::End), ["restored 3/7: 4+1 @200"]);
+    assert_eq!(bench.deliver(3, Delivered::End), ["compare 3/7: 4+1 @200"]);
     assert_eq!(bench.calls(), ["begin 3 at 25"]);
     bench.pass(5);
     bench.turn();
