@@ -6,7 +6,7 @@
 //!
 //! In the order in which data moves: [`vocabulary`] and [`plan`] are the words; `names` gives ids, `reports` is the upsert of `claim`s,
 //! `tally` the difference type, `flat` the arrangements (of `slots`, sorted `by_object`), `verdict` (with [`rule`]) decides, `publish`
-//! (with `due`) says what is `posted` and makes [`changes`], [`rows`] is what the checkpoint gets, [`slice`] what it repeats, [`query`] has the answers (`votes` in
+//! (with `due`) says what is `posted` and makes [`changes`], [`rows`] is what the checkpoint gets, [`mod@slice`] what it repeats, [`query`] has the answers (`votes` in
 //! them as in changes) and [`digest`] what the checkpoint is checked by.
 
 mod by_object;
