@@ -3,7 +3,7 @@
 //! Within commit: what is asked for after one epoch comes with the outputs of the next. Workers keep nothing of it; how far each is stands here.
 //! A worker with nothing left is asked all the same, as a rotation ends only when all say so of one epoch.
 //!
-//! Known limit: how large a row is written is learned from slices, and anew by every owner.
+//! Known limit: how large a row is when written is learned from slices, and anew by every owner.
 
 use std::time::Duration;
 
@@ -166,5 +166,56 @@ impl Slicing {
         let rows_max = ((bytes as f64 / self.row_bytes) as usize / behind).max(1);
         let ask = |worker: &Standing| SliceAsk { partition, after: worker.position.clone(), rows_max };
         self.workers.iter().map(ask).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use statehouse_dataflows::vocabulary::{Row, RowValue};
+
+    use super::*;
+
+    const NOW: Now = Now { wall_ms: 0, monotonic: Duration::ZERO };
+
+    fn slice(passed: &str, is_end: bool) -> Slice {
+        let rows = Rows::of(&[Row { partition: 0, object: passed.into(), value: RowValue::Object(None) }]);
+        Slice { partition: 0, rows, reached: Position { passed: Some(passed.into()), part: None }, is_end }
+    }
+
+    /// One epoch, in which the workers passed this much: what its chunk says of (ahead, cursor, whether the rotation ends).
+    fn epoch(slicing: &mut Slicing, passed: &[(&str, bool)]) -> (String, String, bool) {
+        slicing.ask(0, (Reason::Owed(1), 0), NOW);
+        let slices = passed.iter().map(|(object, is_end)| slice(object, *is_end)).enumerate().collect();
+        let (rows, turn) = slicing.answered(slices);
+        assert_eq!(rows.len(), passed.len());
+        slicing.committed(Some(Written { offset: 1, changed_bytes: 10, slice_bytes: 10 }), NOW);
+        let name = |name: Option<Name>| name.map_or_else(String::new, |name| name.to_string());
+        (name(turn.ahead), name(turn.cursor), turn.ends)
+    }
+
+    #[test]
+    fn a_rotation_ends_when_all_say_of_one_epoch_that_nothing_is_left() {
+        let mut slicing = Slicing::new(Rotation::default(), 2, NOW);
+        let rows = [
+            ([("c", false), ("b", false)], ("", "b", false)),
+            ([("f", true), ("d", false)], ("c", "d", false)), // who has nothing left holds nobody up
+            ([("h", false), ("k", true)], ("f", "k", false)), // something came to the first meanwhile: not over
+            ([("m", true), ("l", true)], ("k", "", true)),
+            ([("a", false), ("b", false)], ("", "a", false)),
+        ];
+        for (passed, (ahead, cursor, ends)) in rows {
+            assert_eq!(epoch(&mut slicing, &passed), (ahead.to_owned(), cursor.to_owned(), ends), "{passed:?}");
+        }
+        assert_eq!(slicing.rotation.number, 2);
+    }
+
+    #[test]
+    fn the_next_owner_begins_at_the_cursor_with_all_workers() {
+        let mut rotation = Rotation::default();
+        rotation.cursor = Some("g".into());
+        let mut slicing = Slicing::new(rotation, 3, NOW);
+        let asks = slicing.ask(0, (Reason::Owed(1_200), 0), NOW);
+        let expected = SliceAsk { partition: 0, after: Position { passed: Some("g".into()), part: None }, rows_max: 33 };
+        assert_eq!(asks, vec![expected; 3], "1,200 bytes are 100 rows");
     }
 }
