@@ -29,6 +29,18 @@ pub struct Standing {
     pub stopping: bool,
 }
 
+impl Standing {
+    /// Adds that the group has not been known to have us since then, and that this is too long ago.
+    pub fn lapse(&mut self, since_ms: Millis) {
+        if self.partitions.is_empty() {
+            return;
+        }
+        self.stale_since_ms = Some(self.stale_since_ms.map_or(since_ms, |known_ms| known_ms.min(since_ms)));
+        let before = self.trouble.take().map(|trouble| trouble + "; ").unwrap_or_default();
+        self.trouble = Some(format!("{before}the group has not answered for a session: another instance may own the partitions"));
+    }
+}
+
 /// How far one owned partition is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartitionStanding {
@@ -233,6 +245,25 @@ mod tests {
         board.apply(&Note::Adrift(None));
         let standing = board.watch().borrow().clone();
         assert_eq!((standing.stale_since_ms, standing.trouble.as_deref()), (None, Some("clock")));
+    }
+
+    #[test]
+    fn a_lapsed_lease_makes_stale_what_there_is() {
+        let mut nothing = Standing::default();
+        nothing.lapse(3);
+        assert_eq!(nothing, Standing::default());
+        for (known_ms, trouble, since_ms, said) in [
+            (None, None, 3, "the group has not answered"),
+            (Some(2), Some("no broker"), 2, "no broker; the group has not answered"),
+            (Some(4), Some("no broker"), 3, "no broker; the group has not answered"),
+        ] {
+            let partitions = BTreeMap::from([(0, PartitionStanding::Restoring)]);
+            let trouble = trouble.map(str::to_owned);
+            let mut standing = Standing { partitions, stale_since_ms: known_ms, trouble, ..Standing::default() };
+            standing.lapse(3);
+            assert_eq!(standing.stale_since_ms, Some(since_ms));
+            assert!(standing.trouble.is_some_and(|trouble| trouble.starts_with(said)));
+        }
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct DeskParts {
     pub standing: watch::Receiver<Standing>,
     /// Where writes go.
     pub appender: Arc<dyn Appender>,
+    /// Since when the group has not been known to have us, if so long that our partitions may be another's.
+    pub lapsed_since_ms: Arc<dyn Fn() -> Option<Millis> + Send + Sync>,
     /// The house's wall-clock.
     pub wall_ms: Arc<dyn Fn() -> Millis + Send + Sync>,
 }
@@ -72,8 +74,8 @@ pub struct Answered<T> {
     pub value: T,
     /// By partition that was asked: every record before this offset is in the answer, and perhaps later ones.
     pub position: BTreeMap<Partition, Offset>,
-    /// For how long commits have failed or been recovered from, or since when a copy is not known to be all that is committed; none: the
-    /// answer is not stale.
+    /// For how long commits have failed or been recovered from, the group has not been known to have us, or a copy has not been known to be
+    /// all that is committed; none: the answer is not stale.
     pub stale_ms: Option<Millis>,
 }
 
@@ -229,7 +231,12 @@ impl Desk {
     /// Where the house stands now.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        self.parts.standing.borrow().clone()
+        let mut standing = self.parts.standing.borrow().clone();
+        // Asked after that: whoever is stopped in between has an old standing, and must learn so.
+        if let Some(since_ms) = (self.parts.lapsed_since_ms)() {
+            standing.lapse(since_ms);
+        }
+        standing
     }
 
     async fn about(&self, name: &str, ask: fn(Partition, Name) -> Ask) -> Result<Answered<Answer>, Unavailable> {
@@ -240,13 +247,13 @@ impl Desk {
         let worker = (self.parts.worker_of)(partition, name);
         let reply = self.put(worker, ask(partition, Arc::from(name)))?;
         let answer = reply.await.map_err(|_| self.unanswered([partition]))?;
-        self.undisturbed(&before, &self.standing(), partition)?;
+        let stale_ms = stale_ms.max(self.undisturbed(&before, &self.standing(), partition)?);
         Ok(Answered { value: answer, position, stale_ms })
     }
 
     async fn of_all(&self, ask: impl Fn(Arc<BTreeSet<Partition>>) -> Ask) -> Result<Answered<Vec<Answer>>, Unavailable> {
         let before = self.standing();
-        let (position, stale_ms) = self.all_places(&before)?;
+        let (position, mut stale_ms) = self.all_places(&before)?;
         let of = Arc::new(position.keys().copied().collect());
         let replies: Vec<_> = (0..self.parts.workers).map(|worker| self.put(worker, ask(Arc::clone(&of)))).collect::<Result<_, _>>()?;
         let mut answers = Vec::with_capacity(replies.len());
@@ -255,8 +262,10 @@ impl Desk {
         }
         let after = self.standing();
         for &partition in position.keys() {
-            self.undisturbed(&before, &after, partition)
+            let stale_after_ms = self
+                .undisturbed(&before, &after, partition)
                 .map_err(|why| if let Unavailable::NotOwner(_) = why { Unavailable::Unanswered } else { why })?;
+            stale_ms = stale_ms.max(stale_after_ms);
         }
         Ok(Answered { value: answers, position, stale_ms })
     }
@@ -298,11 +307,12 @@ impl Desk {
         Ok((places.into_iter().map(|(partition, (offset, _))| (partition, offset)).collect(), stale_ms))
     }
 
-    /// The partition's state was there all the time: no restore began since, also none that has ended again.
-    fn undisturbed(&self, before: &Standing, after: &Standing, partition: Partition) -> Result<(), Unavailable> {
-        self.place(after, partition)?;
+    /// The partition's state was there all the time: no restore began since, also none that has ended again. Returns for how long it has
+    /// been stale after that: whoever slept over a question knows it only then.
+    fn undisturbed(&self, before: &Standing, after: &Standing, partition: Partition) -> Result<Option<Millis>, Unavailable> {
+        let (_, stale_ms) = self.place(after, partition)?;
         let upheavals = |standing: &Standing| standing.upheavals.get(&partition).copied();
-        if upheavals(before) == upheavals(after) { Ok(()) } else { Err(Unavailable::Unanswered) }
+        if upheavals(before) == upheavals(after) { Ok(stale_ms) } else { Err(Unavailable::Unanswered) }
     }
 }
 

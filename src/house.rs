@@ -50,6 +50,7 @@ use crate::{
     decode::Decoder,
     desk::{Busy, Desk, DeskParts},
     encode::Encoder,
+    lease::Lease,
     log::{Checkpoint, Committer, Log, Standby},
     message::{Delivery, Feed, Notice, Request, Resolved, ToCommit},
     metrics::Metrics,
@@ -109,7 +110,8 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let decoder = Arc::new(Decoder::new(&config.source)?);
     let board = Arc::new(Board::default());
     let ending = Arc::new(Ending::new(Arc::clone(&board)));
-    let Log { partitions, partition_of, source, committer, checkpoint, appender, standby } = log;
+    let Log { partitions, partition_of, source, committer, checkpoint, appender, standby, lease } = log;
+    let lease = lease.map(|length| Arc::new(Lease::new(length)));
 
     let (notices, heard): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(config.http.queue_questions + COMMIT_NOTICES_MAX)).unzip();
     let (feeds, fed): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(FEEDS_MAX)).unzip();
@@ -133,7 +135,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let copies = standby.map(|standby| stages.standby(standby, partitions, deliver)).transpose()?;
     let copies = copies.map(|(thread, copies)| (threads.push(thread), copies).1);
     let pump = Pump::new(pump_settings(config), source, decoder, route.clone());
-    threads.push(stages.pump(pump, (feeds, to_commit, request), (resolutions, deliveries), copies)?);
+    threads.push(stages.pump(pump, (feeds, to_commit, request), (resolutions, deliveries), (copies, lease.clone()))?);
 
     let desk = Desk::new(DeskParts {
         workers,
@@ -142,6 +144,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
         partition_of,
         standing: board.watch(),
         appender,
+        lapsed_since_ms: lapsed_since_ms(lease, Arc::clone(&around.clock)),
         wall_ms: Arc::new(move || around.clock.now().wall_ms),
     });
     Ok(HouseHandle { desk, board, ending, threads })
@@ -243,7 +246,7 @@ impl Stages<'_> {
         pump: Pump,
         (workers, to_commit, request): (Vec<Sender<Feed>>, Sender<ToCommit>, Sender<Request>),
         (resolutions, deliveries): (Receiver<Resolved>, Receiver<Delivery>),
-        copies: Option<Copies>,
+        (copies, lease): (Option<Copies>, Option<Arc<Lease>>),
     ) -> Result<JoinHandle<()>, HouseError> {
         let thread = PumpThread {
             pump,
@@ -257,6 +260,7 @@ impl Stages<'_> {
             clock: Arc::clone(&self.around.clock),
             metrics: Arc::clone(&self.around.metrics),
             lag_noted: None,
+            lease,
         };
         spawn("pump".to_owned(), self.ending, move |ending| thread.run(ending))
     }
@@ -282,6 +286,11 @@ fn ask(workers: Vec<Sender<Notice>>, questions_max: usize) -> Arc<dyn Fn(usize, 
             TrySendError::Disconnected(_) => Busy::Gone,
         })
     })
+}
+
+/// Without a lease nobody else can own what is ours.
+fn lapsed_since_ms(lease: Option<Arc<Lease>>, clock: Arc<dyn Clock>) -> Arc<dyn Fn() -> Option<Millis> + Send + Sync> {
+    Arc::new(move || lease.as_ref()?.lapsed_since_ms(clock.now()))
 }
 
 impl HouseHandle {

@@ -10,6 +10,7 @@ pub mod desk;
 pub mod encode;
 pub mod house;
 pub mod http;
+pub mod lease;
 pub mod log;
 pub mod message;
 pub mod metrics;

@@ -17,7 +17,7 @@ use std::{
     ops::{ControlFlow, Range},
     str::FromStr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use statehouse_dataflows::vocabulary::{Millis, Name, Offset, Partition};
@@ -40,6 +40,8 @@ pub struct Log {
     pub appender: Arc<dyn Appender>,
     /// For copies of others' partitions, where there can be others and copies are wanted.
     pub standby: Option<Standby>,
+    /// For how long after [`Source::heard`] no other instance can own what is ours; none: none ever can.
+    pub lease: Option<Duration>,
 }
 
 /// What warm copies of partitions that others own are kept with.
@@ -90,6 +92,12 @@ pub trait Source: Send {
 
     /// The offset after the partition's last record, as far as that is known without asking anybody: it may be a few seconds old.
     fn end(&self, _partition: Partition) -> Option<Offset> {
+        None
+    }
+
+    /// A moment at which the group still had us, where one is proven that was not told before. Only what the brokers answered counts as proof,
+    /// not that we are running.
+    fn heard(&mut self) -> Option<Instant> {
         None
     }
 

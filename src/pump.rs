@@ -19,7 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use statehouse_dataflows::vocabulary::{Millis, Offset, Partition, Row, Run, Seq, TICK_MS};
@@ -197,6 +197,11 @@ impl Pump {
     #[must_use]
     pub fn end(&self, partition: Partition) -> Option<Offset> {
         self.source.end(partition)
+    }
+
+    /// See [`Source::heard`].
+    pub fn heard(&mut self) -> Option<Instant> {
+        self.source.heard()
     }
 
     /// Takes what a poll brought.

@@ -87,6 +87,13 @@ fn planted(outcome: &Outcome) {
     }
     assert_eq!(verdict(wrong), (0, 0, 1, false), "a wrong answer");
 
+    let unknown = find(|seen| matches!(seen, Seen::Answer(answer) if matches!(answer.what, What::NotKnown)));
+    let mut wrong = copy();
+    if let Seen::Answer(answer) = &mut wrong[unknown] {
+        answer.position = None;
+    }
+    assert_eq!(verdict(wrong), (0, 0, 1, false), "an object that is not known, as of nowhere");
+
     let mut wrong = copy();
     let piece = find(|seen| matches!(seen, Seen::Piece { .. }));
     if let Seen::Piece { header, .. } = &mut wrong[piece] {

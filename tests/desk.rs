@@ -2,7 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -59,16 +63,21 @@ fn standing(partitions: &[(i32, Option<i64>)]) -> Standing {
 fn house(begin: Standing, appender: Notebook) -> House {
     let (ask, asked) = mpsc::channel();
     let (standing, watch) = watch::channel(begin);
-    let desk = Desk::new(DeskParts {
+    let desk = Desk::new(DeskParts { appender: Arc::new(appender), ..parts(ask, watch) });
+    House { desk, asked, standing }
+}
+
+fn parts(ask: mpsc::Sender<(usize, Question)>, standing: watch::Receiver<Standing>) -> DeskParts {
+    DeskParts {
         workers: 2,
         ask: Arc::new(move |worker, question| ask.send((worker, question)).map_err(|_| Busy::Gone)),
         worker_of: Arc::new(|partition, _| partition as usize % 2),
         partition_of: Arc::new(|key| i32::from(key[0] - b'0')),
-        standing: watch,
-        appender: Arc::new(appender),
+        standing,
+        appender: Arc::new(Notebook::default()),
+        lapsed_since_ms: Arc::new(|| None),
         wall_ms: Arc::new(|| NOW_MS),
-    });
-    House { desk, asked, standing }
+    }
 }
 
 fn view(object: &str, partition: i32) -> ObjectView {
@@ -270,6 +279,7 @@ fn a_full_queue_is_overload() {
         partition_of: Arc::new(|_| 1),
         standing: watch,
         appender: Arc::new(Notebook::default()),
+        lapsed_since_ms: Arc::new(|| None),
         wall_ms: Arc::new(|| NOW_MS),
     });
     let (refused, _) = with_worker(mpsc::channel().1, |_, _| None, desk.object("1a"));
@@ -284,6 +294,33 @@ fn stale_answers_say_since_when() {
         let (answered, _) = with_worker(asked, |_, _| Some(Answer::Object(None)), desk.object("1a"));
         assert_eq!(answered.unwrap().stale_ms, Some(stale_ms), "by the house's clock");
     }
+}
+
+#[test]
+fn whoever_sleeps_over_a_question_knows_it_before_the_answer_leaves() {
+    let asleep = Arc::new(AtomicBool::new(false));
+    let (seen, (ask, asked)) = (Arc::clone(&asleep), mpsc::channel());
+    let (_standing, watch) = watch::channel(standing(&[(1, Some(7))]));
+    let desk = Desk::new(DeskParts {
+        lapsed_since_ms: Arc::new(move || seen.load(Ordering::Acquire).then_some(NOW_MS - 9_000)),
+        ..parts(ask, watch)
+    });
+    let sleeping = |_, ask: &Ask| {
+        asleep.store(true, Ordering::Release);
+        Some(if let Ask::Object(..) = ask { Answer::Object(None) } else { Answer::Summary(Vec::new()) })
+    };
+    let (answered, asked) = with_worker(asked, sleeping, desk.object("1a"));
+    assert_eq!(answered.unwrap().stale_ms, Some(9_000));
+    asleep.store(false, Ordering::Release);
+    let (answered, asked) = with_worker(asked, sleeping, desk.summary());
+    assert_eq!(answered.unwrap().stale_ms, Some(9_000));
+    let standing = desk.standing();
+    assert_eq!((desk.stale_ms(&standing), standing.trouble.is_some()), (Some(9_000), true), "readiness and metrics say the same");
+    let awake = |_, ask: &Ask| sleeping(0, ask).inspect(|_| asleep.store(false, Ordering::Release));
+    let (answered, asked) = with_worker(asked, awake, desk.object("1a"));
+    assert_eq!(answered.unwrap().stale_ms, Some(9_000), "what was made while that was not known stays marked");
+    let (answered, _) = with_worker(asked, awake, desk.object("1a"));
+    assert_eq!(answered.unwrap().stale_ms, None);
 }
 
 #[test]

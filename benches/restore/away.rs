@@ -18,6 +18,7 @@ pub(crate) fn log(kept: &Kept) -> Log {
         checkpoint: Box::new(kept.clone()),
         appender: Arc::new(Nowhere),
         standby: None,
+        lease: None,
     }
 }
 

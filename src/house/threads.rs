@@ -14,6 +14,7 @@ use super::{Clock, HouseError, ending::Ending};
 use crate::{
     board::{Board, PartitionStanding},
     commit::{self, Commit, Outcome},
+    lease::Lease,
     log::LogError,
     message::{Delivery, Feed, Note, Notice, Order, Refused, Request, Resolved, ToCommit},
     metrics::Metrics,
@@ -96,6 +97,7 @@ pub(super) struct PumpThread {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lag_noted: Option<Instant>,
+    pub(super) lease: Option<Arc<Lease>>,
 }
 
 impl PumpThread {
@@ -144,8 +146,18 @@ impl PumpThread {
             self.pump.delivered(delivery, out)?;
         }
         let polled = self.pump.poll(self.clock.now())?;
+        self.renew_lease();
         self.pump.polled(polled, self.clock.now(), out)?;
         self.pump.turn(self.clock.now(), out)
+    }
+
+    /// Before anything that is assigned is heard of.
+    fn renew_lease(&mut self) {
+        let Some(lease) = &self.lease else { return };
+        let now = self.clock.now(); // before it is asked how long ago that was: whoever is stopped in between must not seem younger
+        if let Some(heard) = self.pump.heard() {
+            lease.renew(heard.elapsed(), now);
+        }
     }
 
     /// A house that reads keeps committing, if only ticks, so the last thing noted doesn't stay wrong.

@@ -22,7 +22,8 @@ use crate::desk::Answered;
 
 /// As of which position an answer is: `partition:offset` by comma; every record before the offset is in it.
 pub(super) const POSITION: HeaderName = HeaderName::from_static("statehouse-position");
-/// For how many milliseconds the answer has been stale (of a copy: was not known to be all that is committed); absent if it is not.
+/// For how many milliseconds the answer has been stale (of a copy: was not known to be all that is committed; of one who was asleep: another may
+/// have owned the partition); absent if it is not.
 const LAG: HeaderName = HeaderName::from_static("statehouse-lag-ms");
 
 /// How many objects a list shows unless told.
@@ -30,21 +31,20 @@ const LIST_DEFAULT: usize = 100;
 
 pub(super) async fn object(State(front): State<Front>, ObjectPath(name): ObjectPath, params: Params) -> Result<Response, Problem> {
     params.only(&[])?;
-    let answered = known(&name, front.desk.with_copies().object(&name).await?)?;
-    Ok(answer(&answered, &ObjectJson::from(&answered.value)))
+    let answered = front.desk.with_copies().object(&name).await?;
+    Ok(about(&name, &answered, ObjectJson::from))
 }
 
 pub(super) async fn reports(State(front): State<Front>, ObjectPath(name): ObjectPath, params: Params) -> Result<Response, Problem> {
     params.only(&[])?;
-    let answered = known(&name, front.desk.with_copies().reports(&name).await?)?;
-    let reports = answered.value.iter().map(ReportJson::from).collect();
-    Ok(answer(&answered, &ReportsJson { object: &name, reports }))
+    let answered = front.desk.with_copies().reports(&name).await?;
+    Ok(about(&name, &answered, |reports| ReportsJson { object: &name, reports: reports.iter().map(ReportJson::from).collect() }))
 }
 
 pub(super) async fn explain(State(front): State<Front>, ObjectPath(name): ObjectPath, params: Params) -> Result<Response, Problem> {
     params.only(&[])?;
-    let answered = known(&name, front.desk.with_copies().explain(&name).await?)?;
-    Ok(answer(&answered, &ExplanationJson::from(&*answered.value)))
+    let answered = front.desk.with_copies().explain(&name).await?;
+    Ok(about(&name, &answered, |why| ExplanationJson::from(&**why)))
 }
 
 pub(super) async fn list(State(front): State<Front>, params: Params) -> Result<Response, Problem> {
@@ -69,16 +69,22 @@ pub(super) async fn summary(State(front): State<Front>, params: Params) -> Resul
     Ok(answer(&answered, &SummaryJson(&answered.value)))
 }
 
-fn known<T>(name: &str, answered: Answered<Option<T>>) -> Result<Answered<T>, Problem> {
-    let Answered { value, position, stale_ms } = answered;
-    match value {
-        Some(value) => Ok(Answered { value, position, stale_ms }),
-        None => Err(Problem::new(problem::OBJECT_NOT_FOUND, format!("no object {name:?} is known")).with("object", name)),
+/// That an object is not known is an answer, too, as of a position like any other.
+fn about<'a, T, B: Serialize>(name: &str, answered: &'a Answered<Option<T>>, body: impl FnOnce(&'a T) -> B) -> Response {
+    match &answered.value {
+        Some(value) => answer(answered, &body(value)),
+        None => {
+            let unknown = Problem::new(problem::OBJECT_NOT_FOUND, format!("no object {name:?} is known")).with("object", name);
+            placed(answered, unknown.into_response())
+        }
     }
 }
 
 fn answer<T>(answered: &Answered<T>, body: &impl Serialize) -> Response {
-    let mut response = Json(body).into_response();
+    placed(answered, Json(body).into_response())
+}
+
+fn placed<T>(answered: &Answered<T>, mut response: Response) -> Response {
     let position = answered.position.iter().map(|(&partition, &offset)| (partition, offset));
     response.headers_mut().insert(POSITION, position_value(position));
     if let Some(stale_ms) = answered.stale_ms {

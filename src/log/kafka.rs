@@ -13,6 +13,7 @@ mod clock;
 mod context;
 mod instances;
 mod peers;
+mod pulse;
 mod readers;
 mod settings;
 mod source;
@@ -110,6 +111,7 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
     let checkpoint = checkpoint(&settings, &ownership, &readers);
     let appender = KafkaAppender::new(settings.clone(), partition_of.clone())?;
     // Last, so that nobody hands us partitions while we can't take them.
+    consumer.context().pulse.begin();
     consumer
         .subscribe(&[&settings.topics.source])
         .map_err(|error| LogError::Setting(format!("topics.source = {:?}: {error}", settings.topics.source)))?;
@@ -121,6 +123,7 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
         checkpoint,
         appender: Arc::new(appender),
         standby,
+        lease: Some(settings.session_timeout),
     })
 }
 

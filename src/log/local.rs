@@ -76,7 +76,9 @@ pub fn open_with<B: StorageBackend>(
         committer: Box::new(LocalCommitter { store: store.clone(), inbox: inbox.clone() }),
         checkpoint: Box::new(LocalCheckpoint { store: store.clone() }),
         appender: Arc::new(LocalAppender { inbox, partitions }),
-        standby: None, // there is never another instance
+        // There is never another instance.
+        standby: None,
+        lease: None,
     };
     Ok((log, LocalReader::new(store)))
 }

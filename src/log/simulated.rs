@@ -197,6 +197,7 @@ impl Cluster {
             checkpoint: Box::new(checkpoint),
             appender: Arc::new(NoAppender),
             standby: None,
+            lease: None, // it tells of no clock that anybody could hold against its time
         })
     }
 

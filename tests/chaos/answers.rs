@@ -11,10 +11,6 @@ use super::judge::{Findings, Times};
 
 /// How long a partition's past is kept. Whoever was paused answers from before.
 const PAST_MS: Millis = 120_000;
-/// An answer without position ("not known") may be so old.
-const UNPLACED_MS: Millis = 15_000;
-/// Who asks so long after another instance's commit gets an old answer only with its mark.
-const GRACE_MS: Millis = 1_000;
 
 /// An answer, and when it was asked for and came.
 #[derive(Clone, Debug)]
@@ -121,10 +117,12 @@ impl Answers {
 
 impl Past {
     fn judge(&self, answer: &Answer, found: &mut Findings) {
-        let candidates = match answer.position {
-            Some(position) => self.cuts.partition_point(|cut| cut.next_offset < position),
-            None => self.cuts.partition_point(|cut| cut.times.made_ms < answer.sent_ms - UNPLACED_MS).saturating_sub(1),
+        let Some(position) = answer.position else {
+            found.wrong_answers += 1;
+            found.say(format!("an answer without position: {answer:?}"));
+            return;
         };
+        let candidates = self.cuts.partition_point(|cut| cut.next_offset < position);
         let known = self.cuts.iter().skip(candidates).take_while(|cut| cut.times.made_ms <= answer.received_ms);
         // What stands at the first of them, and every later state of the object.
         let (Some(first), last) = (self.cuts.get(candidates), known.last()) else {
@@ -143,10 +141,10 @@ impl Past {
         }
         if !states.iter().any(|shot| answer.shows(*shot)) {
             found.wrong_answers += 1;
-            found.say(format!("no committed state from offset {:?} on explains it: {answer:?}; there are {states:?}", answer.position));
+            found.say(format!("no committed state from offset {position} on explains it: {answer:?}; there are {states:?}"));
             return;
         }
-        if answer.lag_ms.is_none() && answer.position.is_some() && self.is_overtaken(candidates, answer) {
+        if answer.lag_ms.is_none() && self.is_overtaken(candidates, answer) {
             found.wrong_answers += 1;
             found.say(format!("stale and not marked: {answer:?}"));
         }
@@ -156,7 +154,7 @@ impl Past {
     fn is_overtaken(&self, at: usize, answer: &Answer) -> bool {
         // Of cuts with the same offset the last of its instance: they are as good as each other.
         let owner = &self.cuts[at].instance;
-        let mut later = self.cuts.iter().skip(at + 1).take_while(|cut| cut.times.seen_ms + GRACE_MS < answer.sent_ms);
+        let mut later = self.cuts.iter().skip(at + 1).take_while(|cut| cut.times.seen_ms < answer.sent_ms);
         later.any(|cut| cut.instance != *owner && Some(cut.next_offset) > answer.position)
     }
 }

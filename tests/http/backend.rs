@@ -95,6 +95,7 @@ impl Backend {
             partition_of: Arc::new(partition_of),
             standing: self.standing.subscribe(),
             appender: Arc::new(self.clone()),
+            lapsed_since_ms: Arc::new(|| None),
             wall_ms: Arc::new(|| NOW_MS),
         })
     }

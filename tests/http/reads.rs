@@ -63,6 +63,11 @@ fn an_object_that_is_not_known_is_not_found() {
         let response = server.get(target);
         assert_eq!((response.status, response.problem().as_str()), (404, "object-not-found"), "{target}");
         assert_eq!(response.json()["object"], "nobody");
+        assert_eq!(response.header("statehouse-position"), Some("1:0"), "as of then it was not known");
+        assert_eq!(response.header("statehouse-lag-ms"), None);
+        server.house.standing.send_modify(|standing| standing.stale_since_ms = Some(NOW_MS - 70));
+        assert_eq!(server.get(target).header("statehouse-lag-ms"), Some("70"), "and that may be old");
+        server.house.standing.send_modify(|standing| standing.stale_since_ms = None);
     }
 }
 

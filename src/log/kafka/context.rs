@@ -21,7 +21,7 @@ use rdkafka::{
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
-use super::lock;
+use super::{lock, pulse::Pulse};
 use crate::log::protocol::Ownership;
 
 /// A client in trouble repeats itself with every try to connect: one line in this time is enough, the others are for debugging.
@@ -120,11 +120,19 @@ pub(super) struct Member {
     closing: AtomicBool,
     /// The partitions' ends, as of the client's last statistics.
     ends: Mutex<BTreeMap<Partition, Offset>>,
+    pub(super) pulse: Pulse,
 }
 
 impl Member {
     pub(super) fn new(ownership: Arc<Ownership>) -> Self {
-        Self { voice: Voice::default(), ownership, rebalances: Mutex::default(), closing: AtomicBool::new(false), ends: Mutex::default() }
+        Self {
+            voice: Voice::default(),
+            ownership,
+            rebalances: Mutex::default(),
+            closing: AtomicBool::new(false),
+            ends: Mutex::default(),
+            pulse: Pulse::new(),
+        }
     }
 
     pub(super) fn next_rebalance(&self) -> Option<Rebalance> {
@@ -143,6 +151,7 @@ impl Member {
 
 impl ClientContext for Member {
     fn stats(&self, statistics: Statistics) {
+        self.pulse.hear(&statistics);
         // There is one topic; the client doesn't know the end before the first fetch (negative).
         let partitions = statistics.topics.into_values().flat_map(|topic| topic.partitions);
         *lock(&self.ends) = partitions.map(|(number, partition)| (number, partition.ls_offset)).filter(|(_, end)| *end >= 0).collect();

@@ -67,8 +67,6 @@ const MEMBER: &[(&str, &str)] = &[
     ("fetch.wait.max.ms", "100"),
     // Aborted and open transactions are not read; offset fetches wait for pending transactions.
     ("isolation.level", "read_committed"),
-    // Where partitions end is only told in statistics; they are for the lag alone.
-    ("statistics.interval.ms", "1000"),
 ];
 
 /// How far producers fill a batch of several records (`batch.size`). Batches fit the brokers' default limit of a message even when single
@@ -114,6 +112,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("enable.auto.offset.store", "exactly-once hangs on it"),
     ("enable.partition.eof", "clocks hang on it"),
     ("isolation.level", "exactly-once hangs on it"),
+    ("statistics.interval.ms", "that answers of one who was asleep are marked as stale hangs on it"),
     ("auto.offset.reset", "set source.start instead; later offsets are exactly what was committed"),
     ("enable.idempotence", "exactly-once hangs on it"),
     ("acks", "exactly-once hangs on it"),
@@ -177,6 +176,8 @@ impl Settings {
         let mut client = self.client(&[COMMON, CONSUMER, MEMBER]);
         client.set("group.id", &self.house);
         client.set("heartbeat.interval.ms", timing::heartbeat_ms(self.session_timeout).to_string());
+        // Where partitions end, and whether the group still answers, is only told in statistics.
+        client.set("statistics.interval.ms", timing::statistics_ms(self.session_timeout).to_string());
         self.set_membership(&mut client);
         self.passed_through(client)
     }
@@ -370,7 +371,7 @@ mod tests {
 
     #[test]
     fn every_client_takes_its_options() {
-        let settings = Settings::new(&config("'socket.nagle.disable' = true\n'statistics.interval.ms' = 0")).expect("settings");
+        let settings = Settings::new(&config("'socket.nagle.disable' = true\n'fetch.min.bytes' = 1")).expect("settings");
         settings.try_out().expect("clients");
     }
 

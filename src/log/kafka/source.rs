@@ -436,6 +436,10 @@ impl Source for KafkaSource {
         Some(end.max(reading.next_offset))
     }
 
+    fn heard(&mut self) -> Option<Instant> {
+        self.consumer.context().pulse.take()
+    }
+
     fn leave(&mut self) {
         self.reading.clear();
         self.queues.clear();

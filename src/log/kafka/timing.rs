@@ -23,12 +23,19 @@ use crate::log::LogError;
 
 /// Members learn of a rebalance by heartbeat: 0.2 s for a handover instead of the default's 1 s, 1.1 s to join instead of 4.
 const HEARTBEAT_MS: u128 = 300;
+/// They are long texts where there are many partitions.
+const STATISTICS_MS: u128 = 1_000;
 /// The client's default.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
 /// How often the member says that it lives: several times within a session, however short.
 pub(super) fn heartbeat_ms(session: Duration) -> u128 {
     (session.as_millis() / 4).min(HEARTBEAT_MS)
+}
+
+/// How often it is looked whether the group still has us: with a few heartbeats, several times within a session.
+pub(super) fn statistics_ms(session: Duration) -> u128 {
+    (session.as_millis() / 10).min(STATISTICS_MS)
 }
 
 /// After so long without a poll, or without an answer to a rebalance, the group lets go of us. An epoch that hangs may keep a rebalance waiting
