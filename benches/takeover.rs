@@ -79,7 +79,7 @@ fn wait_until_applied(watch: &Watch) {
 
 fn configure(directory: &Path, brokers: &str, (partitions, copies, workers): (i32, usize, u64)) -> (Config, PathBuf) {
     let toml = format!(
-        "house = \"bench\"\nlog = \"kafka\"\nworkers = {workers}\n[http]\nlisten = \"127.0.0.1:0\"\n[standby]\ncopies = {copies}\n[kafka]\n\
+        "house = \"bench\"\nlog = \"kafka\"\nworkers = {workers}\n[http]\nlisten = \"127.0.0.1:0\"\nroute = \"local\"\n[standby]\ncopies = {copies}\n[kafka]\n\
          brokers = \"{brokers}\"\npartitions = {partitions}\nsession_timeout_ms = {}\n",
         SESSION.as_millis()
     );

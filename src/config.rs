@@ -8,6 +8,7 @@ mod check;
 mod describe;
 mod error;
 mod load;
+mod peer_url;
 pub mod registry;
 mod rules;
 mod sections;
@@ -17,7 +18,12 @@ use std::{collections::BTreeMap, thread};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{error::ConfigError, rules::RuleConfig, sections::*};
+pub use self::{
+    error::ConfigError,
+    peer_url::{PeerUrl, is_asked},
+    rules::RuleConfig,
+    sections::*,
+};
 
 /// The longest state.
 pub const STATE_BYTES_MAX: usize = 1024;

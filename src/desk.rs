@@ -222,6 +222,12 @@ impl Desk {
         }
     }
 
+    /// The partition of an object.
+    #[must_use]
+    pub fn partition_of(&self, object: &str) -> Partition {
+        (self.parts.partition_of)(object.as_bytes())
+    }
+
     /// For how long answers have been stale, if they are.
     #[must_use]
     pub fn stale_ms(&self, standing: &Standing) -> Option<Millis> {

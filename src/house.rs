@@ -51,7 +51,7 @@ use crate::{
     desk::{Busy, Desk, DeskParts},
     encode::Encoder,
     lease::Lease,
-    log::{Checkpoint, Committer, Log, Standby},
+    log::{Checkpoint, Committer, Directory, Log, Standby},
     message::{Delivery, Feed, Notice, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{Pump, PumpSettings},
@@ -110,7 +110,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let decoder = Arc::new(Decoder::new(&config.source)?);
     let board = Arc::new(Board::default());
     let ending = Arc::new(Ending::new(Arc::clone(&board)));
-    let Log { partitions, partition_of, source, committer, checkpoint, appender, standby, lease } = log;
+    let Log { partitions, partition_of, source, committer, checkpoint, appender, standby, directory, lease } = log;
     let lease = lease.map(|length| Arc::new(Lease::new(length)));
 
     let (notices, heard): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(config.http.queue_questions + COMMIT_NOTICES_MAX)).unzip();
@@ -135,7 +135,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let copies = standby.map(|standby| stages.standby(standby, partitions, deliver)).transpose()?;
     let copies = copies.map(|(thread, copies)| (threads.push(thread), copies).1);
     let pump = Pump::new(pump_settings(config), source, decoder, route.clone());
-    threads.push(stages.pump(pump, (feeds, to_commit, request), (resolutions, deliveries), (copies, lease.clone()))?);
+    threads.push(stages.pump((pump, directory), (feeds, to_commit, request), (resolutions, deliveries), (copies, lease.clone()))?);
 
     let desk = Desk::new(DeskParts {
         workers,
@@ -243,13 +243,14 @@ impl Stages<'_> {
 
     fn pump(
         &self,
-        pump: Pump,
+        (pump, directory): (Pump, Arc<dyn Directory>),
         (workers, to_commit, request): (Vec<Sender<Feed>>, Sender<ToCommit>, Sender<Request>),
         (resolutions, deliveries): (Receiver<Resolved>, Receiver<Delivery>),
         (copies, lease): (Option<Copies>, Option<Arc<Lease>>),
     ) -> Result<JoinHandle<()>, HouseError> {
         let thread = PumpThread {
             pump,
+            directory,
             workers,
             to_commit,
             request,

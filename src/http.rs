@@ -20,6 +20,8 @@
 //! | `DELETE /v1/objects/{object}` | a purge |
 //! | `POST /v1/reports` | many at once, one JSON object per line |
 //! | `GET /v1/summary` | objects by state |
+//! | `GET /v1/applied?position=&wait=` | whether all before a position is applied and committed |
+//! | `GET /v1/instances` | who runs the house |
 //! | `GET /livez`, `/readyz?verbose&exclude=`, `/metrics`, `/version` | for operators |
 //!
 //! Writes answer 202 with the record's place as soon as it is durable; with `?wait=2s` they answer 200 once it is applied and committed,
@@ -28,14 +30,19 @@
 //! decoded once, so any name works (`%2F`, `%00`, `..`).
 
 mod access;
+mod applied;
 mod body;
 mod bulk;
 mod cursor;
+mod elsewhere;
 mod entrance;
+mod gather;
 mod health;
+mod instances;
 mod json;
 mod layers;
 mod params;
+mod peers;
 mod problem;
 mod reads;
 mod record;
@@ -51,14 +58,21 @@ use axum::{
     Router,
     routing::{MethodRouter, get, post, put},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
+use self::peers::Peers;
 pub use self::{
     access::{Access, AccessError, FreshToken, NoRandomness, Scope, cryptography},
     entrance::Entrance,
     serve::serve,
 };
-use crate::{config::HttpConfig, decode::Decoder, desk::Desk, metrics::Metrics};
+use crate::{
+    config::{HttpConfig, PeerUrl},
+    decode::Decoder,
+    desk::Desk,
+    log::directory::{Instances, PeerSecret},
+    metrics::Metrics,
+};
 
 /// What every handler has at hand. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -67,6 +81,7 @@ pub struct Front {
     metrics: Arc<Metrics>,
     decoder: Arc<Decoder>,
     limits: Arc<HttpConfig>,
+    peers: Arc<Peers>,
     /// What all bodies together may take, in KiB.
     bodies: Arc<Semaphore>,
 }
@@ -76,7 +91,16 @@ impl Front {
     #[must_use]
     pub fn new(desk: Desk, metrics: Arc<Metrics>, decoder: Arc<Decoder>, limits: HttpConfig) -> Self {
         let bodies = Arc::new(Semaphore::new(body::budget_kib(limits.max_body_bytes)));
-        Self { desk, metrics, decoder, limits: Arc::new(limits), bodies }
+        let nobody = watch::channel(Instances::default()).1;
+        let peers = Arc::new(Peers::new(nobody, None, PeerSecret::default(), (&limits, &metrics)));
+        Self { desk, metrics, decoder, limits: Arc::new(limits), peers, bodies }
+    }
+
+    /// The same among the instances of this directory. `here` is where this one is asked.
+    #[must_use]
+    pub fn among(mut self, directory: watch::Receiver<Instances>, here: Option<&PeerUrl>, secret: PeerSecret) -> Self {
+        self.peers = Arc::new(Peers::new(directory, here, secret, (&self.limits, &self.metrics)));
+        self
     }
 }
 
@@ -86,7 +110,7 @@ fn routes(front: Front) -> Router {
     routed.fallback(layers::no_such_path).method_not_allowed_fallback(layers::no_such_method).with_state(front)
 }
 
-fn table() -> [(&'static str, MethodRouter<Front>); 13] {
+fn table() -> [(&'static str, MethodRouter<Front>); 15] {
     [
         ("/v1/objects", get(reads::list)),
         ("/v1/objects/{object}", get(reads::object).delete(writes::purge)),
@@ -97,6 +121,8 @@ fn table() -> [(&'static str, MethodRouter<Front>); 13] {
         ("/v1/objects/{object}/override", put(writes::pin).delete(writes::lift)),
         ("/v1/reports", post(bulk::reports)),
         ("/v1/summary", get(reads::summary)),
+        ("/v1/applied", get(applied::applied)),
+        ("/v1/instances", get(instances::instances)),
         ("/livez", get(health::livez)),
         ("/readyz", get(health::readyz)),
         ("/metrics", get(health::metrics)),

@@ -4,8 +4,9 @@
 //! Two implementations: [`kafka`] (with its files the only place that names the Kafka client; in which order it does things says `protocol`)
 //! and [`local`] (redb). A log is opened once and taken apart into handles, each owned by the one thread that
 //! uses it: pump ([`Source`]), commit ([`Committer`]), restore ([`Checkpoint`]), http ([`Appender`], shared); and, where there are others, what
-//! copies of their partitions are kept with ([`Standby`]).
+//! copies of their partitions are kept with ([`Standby`]). Beside them stands the [`Directory`] of the house's instances.
 
+pub mod directory;
 pub mod kafka;
 pub mod local;
 pub mod partitioner;
@@ -13,6 +14,7 @@ mod protocol;
 pub mod simulated;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     ops::{ControlFlow, Range},
     str::FromStr,
@@ -21,7 +23,10 @@ use std::{
 };
 
 use statehouse_dataflows::vocabulary::{Millis, Name, Offset, Partition};
+use tokio::sync::watch;
 
+use self::directory::Instances;
+use crate::config::PeerUrl;
 pub use crate::config::Start;
 
 /// A log, opened: its topics exist and were verified.
@@ -42,6 +47,8 @@ pub struct Log {
     pub standby: Option<Standby>,
     /// For how long after [`Source::heard`] no other instance can own what is ours; none: none ever can.
     pub lease: Option<Duration>,
+    /// Who else runs the house, and where it is asked.
+    pub directory: Arc<dyn Directory>,
 }
 
 /// What warm copies of partitions that others own are kept with.
@@ -353,6 +360,21 @@ pub struct Peer {
     pub instance: String,
     /// The partitions that it owns.
     pub owned: Vec<Partition>,
+}
+
+/// What the instances of a house tell each other. Waits for nothing but in [`Directory::leave`].
+pub trait Directory: Send + Sync {
+    /// Who is known, now and whenever that changes.
+    fn watch(&self) -> watch::Receiver<Instances>;
+
+    /// Tells the others where this instance can be asked.
+    fn announce(&self, url: Option<PeerUrl>);
+
+    /// Tells the others what this instance owns from now on.
+    fn owns(&self, partitions: BTreeSet<Partition>);
+
+    /// Tells the others that this instance ends as planned, with nothing left open; waits a bounded time until it is told.
+    fn leave(&self);
 }
 
 /// Appends HTTP writes to the source.

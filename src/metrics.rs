@@ -79,6 +79,9 @@ pub struct Metrics {
     http_duration: Family<RouteLabel, Histogram>,
     http_connections: Gauge,
     http_refused: Counter,
+    instances: Gauge,
+    instances_differing: Gauge,
+    peer_questions: Family<OutcomeLabel, Counter>,
 }
 
 /// What one committed epoch brought. Counted when it is committed, so that the numbers agree with what the sink shows.
@@ -196,6 +199,9 @@ impl Default for Metrics {
             http_duration: Family::new_with_constructor(request_histogram),
             http_connections: Gauge::default(),
             http_refused: Counter::default(),
+            instances: Gauge::default(),
+            instances_differing: Gauge::default(),
+            peer_questions: Family::default(),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(process::Process));
@@ -336,6 +342,18 @@ impl Metrics {
         self.http_refused.inc();
     }
 
+    /// Notes how many instances of the house are known, this one among them, and how many are configured differently from it.
+    pub fn instances(&self, known: usize, differing: usize) {
+        self.instances.set(known as i64);
+        self.instances_differing.set(differing as i64);
+    }
+
+    /// Counts a question that was put to another instance.
+    pub fn peer_asked(&self, is_answered: bool) {
+        let outcome = if is_answered { "answered" } else { "failed" };
+        self.peer_questions.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// All metrics in the OpenMetrics text format. `objects` is absent where it can't be asked now: then the objects are left out.
     #[must_use]
     pub fn scrape(&self, objects: Option<&Summary>, staleness: Staleness) -> String {
@@ -401,6 +419,13 @@ impl Metrics {
         to.register("http_request_duration_seconds", "From a request's head to its answer's", self.http_duration.clone());
         to.register("http_connections", "Open connections", self.http_connections.clone());
         to.register("http_connections_refused", "Connections refused because too many were open", self.http_refused.clone());
+        to.register("instances", "Known instances of the house, this one included", self.instances.clone());
+        to.register(
+            "instances_differing",
+            "Instances that are configured differently from this one: the same reports can give other changes there",
+            self.instances_differing.clone(),
+        );
+        to.register("peer_questions", "Questions to other instances: answered, or failed", self.peer_questions.clone());
     }
 }
 

@@ -43,7 +43,7 @@ impl House {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let toml = format!(
-            "house = \"lease-{}\"\nlog = \"kafka\"\nworkers = 1\n[http]\nlisten = \"127.0.0.1:0\"\n\
+            "house = \"lease-{}\"\nlog = \"kafka\"\nworkers = 1\n[http]\nlisten = \"127.0.0.1:0\"\nroute = \"local\"\n\
              [kafka]\nbrokers = \"{}\"\npartitions = 2\nsession_timeout_ms = 3000\n",
             Uuid::new_v4(),
             shared().address

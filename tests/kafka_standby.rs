@@ -53,7 +53,7 @@ impl House {
             |text| text.parse().expect("STATEHOUSE_SEED is a number"),
         );
         let toml = format!(
-            "house = \"{story}-{seed}\"\nlog = \"kafka\"\nworkers = 2\n[http]\nlisten = \"127.0.0.1:0\"\n[standby]\ncopies = {copies}\n\
+            "house = \"{story}-{seed}\"\nlog = \"kafka\"\nworkers = 2\n[http]\nlisten = \"127.0.0.1:0\"\nroute = \"local\"\n[standby]\ncopies = {copies}\n\
              [kafka]\nbrokers = \"{}\"\npartitions = {PARTITIONS}\nsession_timeout_ms = 6000\n",
             shared().address
         );

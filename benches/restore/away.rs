@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use statehouse::log::{AppendDone, AppendError, Appender, Committer, Log, LogError, Polled, Source, TransactError, Transaction};
+use statehouse::log::{
+    AppendDone, AppendError, Appender, Committer, Log, LogError, Polled, Source, TransactError, Transaction, directory::Alone,
+};
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::kept::Kept;
@@ -10,8 +12,9 @@ use super::kept::Kept;
 /// A log of which only the checkpoint is there.
 pub(crate) fn log(kept: &Kept) -> Log {
     let partitions: Vec<Partition> = kept.progress.keys().copied().collect();
+    let count = partitions.len() as Partition;
     Log {
-        partitions: partitions.len() as Partition,
+        partitions: count,
         partition_of: Arc::new(|_| 0),
         source: Box::new(Assigned(Some(partitions))),
         committer: Box::new(Nowhere),
@@ -19,6 +22,7 @@ pub(crate) fn log(kept: &Kept) -> Log {
         appender: Arc::new(Nowhere),
         standby: None,
         lease: None,
+        directory: Arc::new(Alone::new(count)),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     error::Error,
+    net::SocketAddr,
     process,
     sync::{
         Arc,
@@ -24,11 +25,11 @@ use tokio::{
 
 use super::ConfigArgs;
 use crate::{
-    config::{Config, LogKind, registry::Registry},
+    config::{Config, LogKind, PeerUrl, registry::Registry},
     decode::Decoder,
     house::{self, HouseHandle, Surroundings},
     http::{self, Access, Entrance, Front},
-    log::{Log, LogError, kafka, local},
+    log::{Log, LogError, directory::PeerSecret, kafka, local},
     metrics::Metrics,
 };
 
@@ -53,12 +54,17 @@ impl Serve {
         let metrics = Metrics::new();
         let entrance = Entrance::new(Access::load(&config.http)?, &metrics, &config.http);
         let (close, closed) = oneshot::channel();
-        let serving = serve_http(&runtime, runtime.block_on(bind(&config))?, &entrance, stop.or(closed))?;
+        let listener = runtime.block_on(bind(&config))?;
+        let (here, secret) = (advertised(&config, listener.local_addr()?), PeerSecret::of(&config.http)?);
+        let serving = serve_http(&runtime, listener, &entrance, stop.or(closed))?;
         let Some(log) = open(&config, &stop, &entrance)? else { return Ok(runtime.block_on(serving)??) };
+        let directory = Arc::clone(&log.directory);
         let around = Surroundings { metrics: Arc::clone(&metrics), ..Surroundings::default() };
         let house = house::start(&config, &plan, log, around)?;
         tracing::info!(house = config.house, workers = config.worker_count(), "the house is open");
-        entrance.open(Front::new(house.desk().clone(), metrics, decoder, config.http));
+        directory.announce(here.clone());
+        let front = Front::new(house.desk().clone(), metrics, decoder, config.http);
+        entrance.open(front.among(directory.watch(), here.as_ref(), secret));
         let served = runtime.block_on(served(serving, &house, close));
         house.stop();
         house.wait()?;
@@ -102,6 +108,26 @@ async fn served(mut serving: Serving, house: &HouseHandle, close: oneshot::Sende
         _ = standing.wait_for(|standing| standing.stopping) => drop(close),
     }
     Ok(serving.await??)
+}
+
+/// Where other instances are told to ask this one.
+fn advertised(config: &Config, bound: SocketAddr) -> Option<PeerUrl> {
+    if config.http.advertise.is_some() {
+        return config.http.advertise.clone();
+    }
+    match PeerUrl::of(bound, config.http.tls.certificate.is_some()) {
+        Ok(url) => Some(url),
+        Err(why) => {
+            if config.log == LogKind::Kafka {
+                tracing::warn!(
+                    "http.listen = \"{bound}\": {why}, so other instances can't ask this one about what it owns; set http.advertise to where \
+                     they reach it, such as \"http://node-1:{}\"",
+                    bound.port()
+                );
+            }
+            None
+        }
+    }
 }
 
 /// None: asked to stop before the log was there.

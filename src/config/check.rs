@@ -80,6 +80,7 @@ impl Config {
         within("http.header_timeout_ms", http.header_timeout_ms, TIMES_MS, "milliseconds")?;
         within("http.request_timeout_ms", http.request_timeout_ms, TIMES_MS, "milliseconds")?;
         within("http.write_timeout_ms", http.write_timeout_ms, TIMES_MS, "milliseconds")?;
+        within("http.peer_timeout_ms", http.peer_timeout_ms, TIMES_MS, "milliseconds")?;
         within("http.max_list", http.max_list, 1..=100_000, "objects")?;
         within("http.queue_questions", http.queue_questions, 1..=1_000_000, "questions")
     }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, Origin, RuleConfig, TlsConfig, rules, wording};
+use super::{Config, ConfigError, Origin, PeerUrl, RuleConfig, TlsConfig, rules, wording};
 
 /// Variables of the environment that begin with it are settings.
 const PREFIX: &str = "STATEHOUSE__";
@@ -71,6 +71,8 @@ impl Config {
         sample.topics.checkpoint = Some(topics.checkpoint);
         sample.topics.rejects = Some(topics.rejects);
         sample.topics.instances = Some(topics.instances);
+        sample.http.peer_secret = Some("peer-secret".into());
+        sample.http.advertise = PeerUrl::parse("http://node:7717").ok();
         let mut schema = Table::try_from(&sample).expect("the defaults are valid TOML");
         let kafka = schema.get_mut("kafka").and_then(Value::as_table_mut).expect("there is a section kafka");
         kafka.insert("properties".into(), Value::Table(Table::new())); // not serialized, as they may be secrets

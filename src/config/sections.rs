@@ -11,6 +11,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use statehouse_dataflows::vocabulary::Millis;
 
+use super::PeerUrl;
+
 /// Which log a house lives on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -325,6 +327,28 @@ pub struct HttpConfig {
     pub max_list: usize,
     /// Questions that may wait at a worker; beyond it 503.
     pub queue_questions: usize,
+    /// Where the other instances of the house, and clients that they redirect, reach this one; none: where it listens.
+    pub advertise: Option<PeerUrl>,
+    /// What becomes of a question about an object that another instance owns.
+    pub route: RouteConfig,
+    /// A file with a secret that all instances of the house share: by it they know each other's entries and questions. None: whoever can
+    /// write to the instances topic is trusted.
+    pub peer_secret: Option<PathBuf>,
+    /// Another instance must answer within this time.
+    pub peer_timeout_ms: u64,
+}
+
+/// What becomes of a question about an object that another instance owns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteConfig {
+    /// It is put to the owner, and its answer passed on. Works for every client, also through a load balancer.
+    #[default]
+    Proxy,
+    /// The client is sent to the owner (307): it must reach every instance, and send its credentials again.
+    Redirect,
+    /// It is refused, with the owner's address. Each instance lists and counts only what it owns.
+    Local,
 }
 
 /// `[http.tls]`: who the server says it is. Both or none.
@@ -361,6 +385,10 @@ impl Default for HttpConfig {
             write_timeout_ms: 30_000,
             max_list: 1_000,
             queue_questions: 1_024,
+            advertise: None,
+            route: RouteConfig::Proxy,
+            peer_secret: None,
+            peer_timeout_ms: 5_000,
         }
     }
 }

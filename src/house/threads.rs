@@ -15,7 +15,7 @@ use crate::{
     board::{Board, PartitionStanding},
     commit::{self, Commit, Outcome},
     lease::Lease,
-    log::LogError,
+    log::{Directory, LogError},
     message::{Delivery, Feed, Note, Notice, Order, Refused, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{self, Pump},
@@ -87,6 +87,7 @@ impl Copies {
 
 pub(super) struct PumpThread {
     pub(super) pump: Pump,
+    pub(super) directory: Arc<dyn Directory>,
     pub(super) workers: Vec<Sender<Feed>>,
     pub(super) to_commit: Sender<ToCommit>,
     pub(super) request: Sender<Request>,
@@ -114,6 +115,9 @@ impl PumpThread {
             }
         }
         self.pump.leave();
+        if !ending.has_failed() {
+            self.directory.leave();
+        }
         Ok(())
     }
 
@@ -173,6 +177,8 @@ impl PumpThread {
 
     /// Requests never make the pump wait: the latest of each partition waits here.
     fn pass_on(&mut self, out: &mut Vec<pump::Sent>, waiting: &mut BTreeMap<Partition, Request>) -> Result<(), Gone> {
+        let moves = |sent: &pump::Sent| matches!(sent, pump::Sent::Note(Note::Restoring(_) | Note::Gone(_)));
+        let has_moved = out.iter().any(moves);
         for sent in out.drain(..) {
             match sent {
                 pump::Sent::Worker(worker, feed) => self.workers[worker].send(feed).map_err(|_| Gone)?,
@@ -188,6 +194,9 @@ impl PumpThread {
             }
         }
         self.copies.as_mut().map_or(Ok(()), Copies::pass_on)?;
+        if has_moved {
+            self.directory.owns(self.board.watch().borrow().partitions.keys().copied().collect());
+        }
         while let Some((partition, request)) = waiting.pop_first() {
             match self.request.try_send(request) {
                 Ok(()) => {}

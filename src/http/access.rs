@@ -36,7 +36,7 @@ pub use self::{
     tokens::{FreshToken, NoRandomness, Scope},
 };
 use super::problem::{self, Problem};
-use crate::config::HttpConfig;
+use crate::{config::HttpConfig, log::directory::PeerSecret};
 
 /// Who may ask what. Cheap to clone.
 #[derive(Clone)]
@@ -49,6 +49,8 @@ struct Shared {
     tokens: Option<Kept<TokenSet>>,
     /// None: plain HTTP.
     identity: Option<Kept<Identity>>,
+    /// What other instances of the house show instead of a token.
+    peers: PeerSecret,
     hosts: Hosts,
     failures: Failures,
 }
@@ -101,7 +103,12 @@ impl Access {
         let tokens = http.tokens.clone().map(|path| Kept::read(move || tokens::read(&path))).transpose()?;
         let files = http.tls.certificate.clone().zip(http.tls.key.clone());
         let identity = files.map(|(certificate, key)| Kept::read(move || tls::read(&certificate, &key))).transpose()?;
-        let shared = Shared { tokens, identity, hosts: Hosts::of(http), failures: Failures::default() };
+        let peers = PeerSecret::of(http).map_err(|problem| AccessError {
+            setting: "http.peer_secret",
+            path: http.peer_secret.clone().unwrap_or_default(),
+            problem,
+        })?;
+        let shared = Shared { tokens, identity, peers, hosts: Hosts::of(http), failures: Failures::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -137,7 +144,9 @@ impl Access {
         let Some(tokens) = &self.shared.tokens else { return Ok(Caller { scope: Some(Scope::Peer) }) };
         let needed = needed(request.method(), request.uri().path());
         let token = presented.as_ref().filter(|_| is_one).and_then(bearer);
+        let is_peer = token.is_some_and(|token| self.shared.peers.is_bearer(token));
         let scope = token.and_then(|token| tokens.current().scope_of(token, SystemTime::now()));
+        let scope = if is_peer { Some(Scope::Peer) } else { scope };
         match (scope, needed) {
             (scope, Some(needed)) if scope >= Some(needed) => Ok(Caller { scope }),
             (scope, None) => Ok(Caller { scope }),

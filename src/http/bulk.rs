@@ -3,10 +3,7 @@
 //! Known limitation: lines are not appended as one; a request that breaks off may leave the first of them appended. Sending the same
 //! lines again is harmless, as each says what holds, not what to add.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use axum::{
     extract::{Request, State},
@@ -15,16 +12,17 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use statehouse_dataflows::vocabulary::{Offset, Partition};
-use tokio::time::Instant;
 
 use super::{
-    Front, body,
+    Front,
+    applied::{self, Waited},
+    body,
     json::Json,
     params::Params,
     problem::{self, Problem},
     reads::{POSITION, position_value},
     record::Write,
-    writes::{Waited, status, wait, why_not_told},
+    writes::{status, wait, why_not_told},
 };
 use crate::desk::{Appending, appended};
 
@@ -50,10 +48,10 @@ pub(super) async fn reports(State(front): State<Front>, params: Params, request:
     batch.settle(0).await;
     drop(received); // so that nobody waits for room while we wait for the commit
     let waited = match wait {
-        Some(wait) => Some(batch.applied(&front, wait).await),
+        Some(wait) => Some(applied::until(&front, None, (&batch.position, wait)).await),
         None => None,
     };
-    batch.answer(waited)
+    batch.answer(waited.as_ref())
 }
 
 /// A type that a page of another origin can't send without asking first.
@@ -109,21 +107,7 @@ impl Batch {
         self.first.get_or_insert(problem);
     }
 
-    /// As of the first partition in which it is not applied in time, or else of the first that another instance owns.
-    async fn applied(&self, front: &Front, wait: Duration) -> Waited {
-        let until = Instant::now() + wait;
-        let mut all = Ok(true);
-        for (&partition, &next) in &self.position {
-            match front.desk.applied((partition, next - 1), until - Instant::now()).await {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
-                Err(elsewhere) => all = all.and(Err(elsewhere)),
-            }
-        }
-        all
-    }
-
-    fn answer(mut self, waited: Option<Waited>) -> Result<Response, Problem> {
+    fn answer(mut self, waited: Option<&Waited>) -> Result<Response, Problem> {
         self.errors.sort_by_key(|error| error["line"].as_u64());
         match self.first {
             None if self.appended == 0 => return Err(Problem::invalid("there is no line in the body")),
@@ -137,7 +121,7 @@ impl Batch {
         body.insert("appended".to_owned(), self.appended.into());
         body.insert("refused".to_owned(), self.refused.into());
         body.insert("errors".to_owned(), self.errors.into());
-        body.extend(waited.map(|waited| ("applied".to_owned(), waited.ok().into())));
+        body.extend(waited.map(|waited| ("applied".to_owned(), waited.as_ref().ok().copied().into())));
         body.extend(why_not_told(waited).map(|why| ("detail".to_owned(), why.into())));
         let status = if self.refused > 0 { StatusCode::MULTI_STATUS } else { status(waited) };
         let mut response = (status, Json(body)).into_response();

@@ -18,7 +18,7 @@ use super::{
     params::Params,
     problem::Problem,
 };
-use crate::{board::PartitionStanding, desk::Desk, message::RestoreProgress, metrics::Staleness};
+use crate::{board::PartitionStanding, log::directory::Instances, message::RestoreProgress, metrics::Staleness};
 
 /// How long a scrape waits for the count of objects before it leaves it out.
 const SUMMARY_WAIT: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ pub(super) async fn readyz(State(front): State<Front>, Extension(caller): Extens
         return Err(access::unauthorized());
     }
     let excluded: Vec<_> = params.get("exclude").into_iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty()).collect();
-    let checks = checks(&front.desk);
+    let checks = checks(&front);
     if let Some(unknown) = excluded.iter().find(|name| checks.iter().all(|check| check.name != **name)) {
         let names: Vec<_> = checks.iter().map(|check| check.name).collect();
         return Err(Problem::invalid(format!("exclude={unknown:?}: there is no such check; known: {}", names.join(", "))));
@@ -68,7 +68,8 @@ impl Check {
     }
 }
 
-fn checks(desk: &Desk) -> [Check; 3] {
+fn checks(front: &Front) -> [Check; 4] {
+    let (desk, instances) = (&front.desk, front.peers.instances());
     let standing = desk.standing();
     let restoring: Vec<_> = standing
         .partitions
@@ -80,6 +81,8 @@ fn checks(desk: &Desk) -> [Check; 3] {
         })
         .collect();
     let restore = match (standing.partitions.len(), restoring.len()) {
+        // One more than there are partitions: it has the others to ask.
+        (0, _) if is_spare(&instances) => None,
         (0, _) => Some("no partition is assigned yet".to_owned()),
         (_, 0) => None,
         (all, some) => Some(format!("restoring {some} of {all} partitions: {}", restoring.join(", "))),
@@ -91,6 +94,7 @@ fn checks(desk: &Desk) -> [Check; 3] {
     let stopping = standing.stopping.then(|| "shutting down".to_owned());
     [
         Check { name: "restore", trouble: restore, note: format!(", partitions live: {}", standing.partitions.len()) },
+        Check { name: "instances", trouble: None, note: known(&instances) },
         Check { name: "log", trouble: log, note: String::new() },
         Check { name: "shutdown", trouble: stopping, note: String::new() },
     ]
@@ -105,9 +109,28 @@ fn how_far(restore: &RestoreProgress) -> String {
     done + &handed + &left
 }
 
+/// Whether others own everything, and there is nothing left for all to own one.
+fn is_spare(instances: &Instances) -> bool {
+    let partitions = instances.partitions();
+    let is_owned = |partition| instances.owner(partition).is_some_and(|owner| owner.id != instances.here());
+    instances.all().count() > partitions.unsigned_abs() as usize && (0..partitions).all(is_owned)
+}
+
+/// Another configuration is no reason to stop answering, but one to look.
+fn known(instances: &Instances) -> String {
+    let differing: Vec<_> = instances.differing().map(|instance| instance.id.as_str()).collect();
+    let note = format!(", known: {}", instances.all().count());
+    if differing.is_empty() { note } else { format!("{note}, CONFIGURED DIFFERENTLY: {}", differing.join(", ")) }
+}
+
 pub(super) async fn metrics(State(front): State<Front>) -> Response {
     let objects = tokio::time::timeout(SUMMARY_WAIT, front.desk.summary()).await;
     let objects = objects.ok().and_then(Result::ok).map(|answered| answered.value);
+    let (known, differing) = {
+        let instances = front.peers.instances();
+        (instances.all().count(), instances.differing().count())
+    };
+    front.metrics.instances(known, differing);
     let age_ms = front.desk.stale_ms(&front.desk.standing());
     exposition(front.metrics.scrape(objects.as_ref(), Staleness { age_ms }))
 }

@@ -13,7 +13,10 @@ use axum::{
 };
 use tokio::time::timeout;
 
-use super::problem::{self, Problem};
+use super::{
+    peers::DEADLINE,
+    problem::{self, Problem},
+};
 use crate::{config::HttpConfig, metrics::Metrics};
 
 /// Under which route requests are counted that match none.
@@ -30,6 +33,9 @@ pub(super) struct Bounds {
 pub(super) async fn observe(State(bounds): State<Bounds>, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let time = Duration::from_millis(bounds.limits.request_timeout_ms);
+    // Another instance that asks waits no longer than it says.
+    let deadline = request.headers().get(DEADLINE).and_then(|ms| ms.to_str().ok()?.parse().ok());
+    let time = deadline.map_or(time, |ms| time.min(Duration::from_millis(ms)));
     let mut response = timeout(time, next.run(request)).await.unwrap_or_else(|_| {
         let detail = format!("no answer within {}; a write may have been made all the same", humantime::format_duration(time));
         Problem::new(problem::REQUEST_TIMEOUT, detail).into_response()

@@ -1,15 +1,19 @@
 //! What stands in the request's target: names in the path, parameters in the query. Strict: what is not understood is refused, so that a
 //! misspelt parameter never answers a different question.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
 };
 use percent_encoding::percent_decode_str;
+use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::problem::Problem;
+
+/// The parameter that an instance adds when it sends a client to another: understood everywhere.
+pub(super) const VIA: &str = "via";
 
 /// The object of the path. The router splits the raw path at `/` and decodes each part once.
 pub(super) struct ObjectPath(pub(super) String);
@@ -70,7 +74,7 @@ impl Params {
 
     /// Refuses every parameter but these.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
-        let Some((name, _)) = self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) else { return Ok(()) };
+        let Some((name, _)) = self.0.iter().find(|(name, _)| name != VIA && !known.contains(&name.as_str())) else { return Ok(()) };
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         Err(Problem::invalid(format!("parameter {name:?} is not known here; known: {known}")).with("parameter", name.as_str()))
     }
@@ -106,6 +110,35 @@ impl Params {
             Err(_) => Err(refused("is not understood: give a duration with a unit, such as 2s,")),
         }
     }
+}
+
+impl Params {
+    /// A flag: `true`, or nothing, says yes.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true" | "") => Ok(true),
+            Some(text) => Err(Problem::invalid(format!("{name}={text:?}: give true or false")).with("parameter", name)),
+        }
+    }
+
+    /// A position, as in the header `Statehouse-Position`.
+    pub(super) fn position(&self, name: &str) -> Result<BTreeMap<Partition, Offset>, Problem> {
+        let text = self.get(name).unwrap_or_default();
+        position_of(text).filter(|position| !position.is_empty()).ok_or_else(|| {
+            let fix = "give partition:offset, several by comma, as an answer's Statehouse-Position does";
+            Problem::invalid(format!("{name}={text:?}: {fix}")).with("parameter", name)
+        })
+    }
+}
+
+/// Reads `partition:offset`, several by comma.
+pub(super) fn position_of(text: &str) -> Option<BTreeMap<Partition, Offset>> {
+    let pair = |pair: &str| {
+        let (partition, offset) = pair.split_once(':')?;
+        Some((partition.parse().ok().filter(|partition| *partition >= 0)?, offset.parse().ok().filter(|offset| *offset >= 0)?))
+    };
+    text.split(',').filter(|pair| !pair.is_empty()).map(pair).collect()
 }
 
 /// Decodes as browsers encode forms: `+` is a space.

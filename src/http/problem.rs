@@ -41,7 +41,11 @@ pub(super) const MEDIA_TYPE: Kind = Kind("media-type", StatusCode::UNSUPPORTED_M
 pub(super) const HOST_NOT_SERVED: Kind = Kind("host-not-served", StatusCode::MISDIRECTED_REQUEST, "Not a name of this server");
 pub(super) const TOO_MANY_FAILURES: Kind = Kind("too-many-failures", StatusCode::TOO_MANY_REQUESTS, "Too many failures");
 pub(super) const STARTING: Kind = Kind("starting", StatusCode::SERVICE_UNAVAILABLE, "The house is not open yet");
-const NOT_OWNER: Kind = Kind("not-owner", StatusCode::MISDIRECTED_REQUEST, "Another instance owns it");
+/// Asking this instance again would not help, so it is no 503.
+pub(super) const NOT_OWNER: Kind = Kind("not-owner", StatusCode::MISDIRECTED_REQUEST, "Another instance owns it");
+pub(super) const NO_OWNER: Kind = Kind("no-owner", StatusCode::SERVICE_UNAVAILABLE, "Nobody owns it now");
+pub(super) const PEER: Kind = Kind("instance-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Another instance does not answer");
+const JOINING: Kind = Kind("joining", StatusCode::SERVICE_UNAVAILABLE, "This instance owns nothing yet");
 const RESTORING: Kind = Kind("partition-restoring", StatusCode::SERVICE_UNAVAILABLE, "The state is being restored");
 pub(super) const OVERLOADED: Kind = Kind("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too much at once");
 const STOPPING: Kind = Kind("stopping", StatusCode::SERVICE_UNAVAILABLE, "Shutting down");
@@ -74,6 +78,11 @@ impl Problem {
     pub(super) fn again(mut self, before: &str) -> Self {
         self.detail.insert_str(0, before);
         self
+    }
+
+    /// What is wrong, in words.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -120,7 +129,8 @@ fn is_for_now(status: StatusCode) -> bool {
 impl From<Unavailable> for Problem {
     fn from(why: Unavailable) -> Self {
         let kind = match why {
-            Unavailable::Joining | Unavailable::Restoring { .. } | Unavailable::Unanswered => RESTORING,
+            Unavailable::Joining => JOINING,
+            Unavailable::Restoring { .. } | Unavailable::Unanswered => RESTORING,
             Unavailable::NotOwner(_) => NOT_OWNER,
             Unavailable::Overloaded => OVERLOADED,
             Unavailable::Stopping => STOPPING,

@@ -1,6 +1,7 @@
 //! Answers as JSON: field names and order. Times are milliseconds since the epoch, as on the sink.
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::value::RawValue;
 use statehouse_dataflows::{
     plan::OnEmpty,
     query::{Explanation, ObjectView, ReportView, Summary},
@@ -81,7 +82,8 @@ impl<'a> From<&'a Mask> for OverrideJson<'a> {
 /// A page of objects.
 #[derive(Serialize)]
 pub(super) struct ListJson<'a> {
-    pub(super) items: Vec<ObjectJson<'a>>,
+    /// Each an [`ObjectJson`], written here or by another instance.
+    pub(super) items: Vec<&'a RawValue>,
     /// Null: this is the last page.
     pub(super) cursor: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! Writes: each request is one record of the source; the answer says where it stands and, where asked to wait, whether it is applied.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -10,14 +10,15 @@ use axum::{
 use serde::Serialize;
 
 use super::{
-    Front, body,
+    Front,
+    applied::{self, Waited},
+    body,
     json::Json,
     params::{ObjectPath, Params, ReportPath},
     problem::Problem,
     reads::{POSITION, position_value},
     record::Write,
 };
-use crate::desk::Unavailable;
 
 /// Where a record stands.
 #[derive(Serialize)]
@@ -31,9 +32,6 @@ struct PlaceJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
 }
-
-/// What came of a wait: whether the record was applied in time, or why that can't be told here.
-pub(super) type Waited = Result<bool, Unavailable>;
 
 pub(super) async fn report(State(front): State<Front>, path: ReportPath, params: Params, request: Request) -> Result<Response, Problem> {
     let wait = wait(&front, &params, &["wait"])?;
@@ -85,24 +83,25 @@ pub(super) fn wait(front: &Front, params: &Params, known: &[&str]) -> Result<Opt
 }
 
 async fn write(front: &Front, record: Write, wait: Option<Duration>) -> Result<Response, Problem> {
-    let place = front.desk.append(&record.object, record.value.as_deref()).await?;
+    let (partition, offset) = front.desk.append(&record.object, record.value.as_deref()).await?;
+    // As in an answer to a read: the position from which on this record is in it.
+    let position = BTreeMap::from([(partition, offset + 1)]);
     let waited = match wait {
-        Some(wait) => Some(front.desk.applied(place, wait).await),
+        Some(wait) => Some(applied::until(front, None, (&position, wait)).await),
         None => None,
     };
-    let (partition, offset) = place;
-    let body = PlaceJson { partition, offset, applied: waited.map(Result::ok), detail: why_not_told(waited) };
-    let mut response = (status(waited), Json(body)).into_response();
-    // As in an answer to a read: the position from which on this record is in it.
-    response.headers_mut().insert(POSITION, position_value([(partition, offset + 1)].into_iter()));
+    let applied = waited.as_ref().map(|waited| waited.as_ref().ok().copied());
+    let body = PlaceJson { partition, offset, applied, detail: why_not_told(waited.as_ref()) };
+    let mut response = (status(waited.as_ref()), Json(body)).into_response();
+    response.headers_mut().insert(POSITION, position_value(position.into_iter()));
     Ok(response)
 }
 
-pub(super) fn status(waited: Option<Waited>) -> StatusCode {
-    if waited == Some(Ok(true)) { StatusCode::OK } else { StatusCode::ACCEPTED }
+pub(super) fn status(waited: Option<&Waited>) -> StatusCode {
+    if matches!(waited, Some(Ok(true))) { StatusCode::OK } else { StatusCode::ACCEPTED }
 }
 
-pub(super) fn why_not_told(waited: Option<Waited>) -> Option<String> {
-    let why = waited?.err()?;
+pub(super) fn why_not_told(waited: Option<&Waited>) -> Option<String> {
+    let why = waited?.as_ref().err()?.detail();
     Some(format!("{why}: it will be applied there, and this one can't tell when"))
 }

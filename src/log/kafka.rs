@@ -11,6 +11,7 @@ mod batch;
 mod checkpoint;
 mod clock;
 mod context;
+mod directory;
 mod instances;
 mod peers;
 mod pulse;
@@ -38,6 +39,7 @@ use self::{
     appender::KafkaAppender,
     checkpoint::KafkaReader,
     context::Member,
+    directory::{KafkaDirectory, Own},
     instances::KafkaRoll,
     peers::KafkaPeers,
     readers::Readers,
@@ -101,7 +103,9 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
         reject_bytes_max: facts.reject_bytes_max,
     };
     let roll = || KafkaRoll::new(settings.clone(), readers.clone());
-    let transactors = KafkaTransactors::new(Arc::new(grounds), roll());
+    let own = Arc::new(Own::new(settings.clone(), roll()));
+    let directory = KafkaDirectory::follow(own.clone(), facts.partitions)?;
+    let transactors = KafkaTransactors::new(Arc::new(grounds), own);
     let mut committer = GroupCommitter::new(transactors, ownership.clone());
     let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), readers.clone()).of(facts.partitions);
     (waiting.tell)("the topics are as they must be; transactions are being started");
@@ -124,6 +128,7 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
         appender: Arc::new(appender),
         standby,
         lease: Some(settings.session_timeout),
+        directory: Arc::new(directory),
     })
 }
 

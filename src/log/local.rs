@@ -27,7 +27,7 @@ use statehouse_dataflows::vocabulary::{Millis, Offset, Partition};
 use self::{inbox::Inbox, store::Store};
 use super::{
     AppendDone, Appender, Checkpoint, Committer, Log, LogError, Polled, Progress, Source, Start, TransactError, Transaction,
-    partitioner::murmur2_partition,
+    directory::Alone, partitioner::murmur2_partition,
 };
 use crate::config::LocalConfig;
 
@@ -79,6 +79,7 @@ pub fn open_with<B: StorageBackend>(
         // There is never another instance.
         standby: None,
         lease: None,
+        directory: Arc::new(Alone::new(partitions)),
     };
     Ok((log, LocalReader::new(store)))
 }

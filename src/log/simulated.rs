@@ -39,6 +39,7 @@ use self::{
 };
 use super::{
     AppendDone, AppendError, Appender, Committer, Log, LogError,
+    directory::Alone,
     protocol::{GroupCheckpoint, GroupCommitter, Names, Ownership, Register},
 };
 
@@ -183,6 +184,7 @@ impl Cluster {
         let mut committer = GroupCommitter::new(transactors, Arc::clone(&ownership));
         committer.recover(&|| !link.is_dead())?;
         let names = Names { house: "simulated".to_owned(), source: "source".to_owned(), checkpoint: "checkpoint".to_owned() };
+        let name = id.clone();
         let register = Register::new(SimulatedRoll::new(link.clone()), id);
         let checkpoint = GroupCheckpoint::new(names, Arc::clone(&ownership), SimulatedReader(link.clone()), register);
         link.state(|state| {
@@ -198,6 +200,7 @@ impl Cluster {
             appender: Arc::new(NoAppender),
             standby: None,
             lease: None, // it tells of no clock that anybody could hold against its time
+            directory: Arc::new(Alone::named(&name, partitions)),
         })
     }
 

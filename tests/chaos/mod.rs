@@ -134,7 +134,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
 
 fn configure(directory: &Path, brokers: &str, seed: u64) -> (Config, PathBuf) {
     let toml = format!(
-        "house = \"chaos-{seed}\"\nlog = \"kafka\"\nworkers = 1\n[http]\nlisten = \"127.0.0.1:0\"\n[commit]\nmin_interval_ms = 20\n\
+        "house = \"chaos-{seed}\"\nlog = \"kafka\"\nworkers = 1\n[http]\nlisten = \"127.0.0.1:0\"\nroute = \"local\"\n[commit]\nmin_interval_ms = 20\n\
          [kafka]\nbrokers = \"{brokers}\"\npartitions = {PARTITIONS}\nreplication_factor = 3\nsession_timeout_ms = {SESSION_MS}\n\
          [[rule]]\nrule = \"majority\"\n"
     );

@@ -60,7 +60,7 @@ fn bearer(token: &str) -> String {
 impl Server {
     /// A request with these lines in its head.
     #[track_caller]
-    fn send_with(&self, method: &str, target: &str, lines: &str) -> Response {
+    pub(crate) fn send_with(&self, method: &str, target: &str, lines: &str) -> Response {
         self.send_head(&format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{lines}\r\n"))
     }
 

@@ -1,7 +1,7 @@
 //! The made-up house: two partitions, two workers, a log in memory. An object's state is its newest report's; an override pins it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -30,6 +30,8 @@ pub(crate) const NOW_MS: i64 = 1_000_000;
 pub(crate) struct Backend {
     world: Arc<Mutex<World>>,
     pub(crate) standing: Arc<watch::Sender<Standing>>,
+    /// Of all instances of the house.
+    standings: Arc<Mutex<Vec<Arc<watch::Sender<Standing>>>>>,
 }
 
 #[derive(Default)]
@@ -79,7 +81,22 @@ impl Backend {
     pub(crate) fn new() -> Self {
         let live = (0..PARTITIONS).map(|partition| (partition, PartitionStanding::Live { next_offset: 0 })).collect();
         let standing = Standing { partitions: live, ..Standing::default() };
-        Self { world: Arc::default(), standing: Arc::new(watch::Sender::new(standing)) }
+        let standing = Arc::new(watch::Sender::new(standing));
+        Self { world: Arc::default(), standings: Arc::new(Mutex::new(vec![Arc::clone(&standing)])), standing }
+    }
+
+    /// Another instance of the same house, which owns nothing.
+    pub(crate) fn sibling(&self) -> Self {
+        let standing = Arc::new(watch::Sender::new(Standing::default()));
+        self.standings.lock().unwrap().push(Arc::clone(&standing));
+        Self { world: Arc::clone(&self.world), standings: Arc::clone(&self.standings), standing }
+    }
+
+    /// Owns these, and nothing else.
+    pub(crate) fn own(&self, partitions: &[Partition]) {
+        let next = self.world().next;
+        let live = |partition: &Partition| (*partition, PartitionStanding::Live { next_offset: next[*partition as usize] });
+        self.standing.send_modify(|standing| standing.partitions = partitions.iter().map(live).collect());
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
@@ -110,13 +127,14 @@ impl Backend {
     }
 
     fn publish(&self, next: [i64; PARTITIONS as usize]) {
-        self.standing.send_modify(|standing| {
+        let advance = |standing: &mut Standing| {
             for (partition, how) in &mut standing.partitions {
                 if let PartitionStanding::Live { next_offset } = how {
                     *next_offset = next[*partition as usize];
                 }
             }
-        });
+        };
+        self.standings.lock().unwrap().iter().for_each(|standing| standing.send_modify(advance));
     }
 
     fn ask(&self, worker: usize, question: Question) -> Result<(), Busy> {
@@ -198,10 +216,10 @@ impl World {
             Ask::Explain(partition, name) => {
                 Answer::Explain(one(*partition, name).map(|object| Box::new(object.explain(name, *partition))))
             }
-            Ask::List(query, _) => Answer::List(self.list(worker, query)),
-            Ask::Summary(_) => {
+            Ask::List(query, owned) => Answer::List(self.list((worker, owned), query)),
+            Ask::Summary(owned) => {
                 let mut counts = BTreeMap::<_, i64>::new();
-                for view in self.list(worker, &ListQuery { limit: usize::MAX, ..ListQuery::default() }) {
+                for view in self.list((worker, owned), &ListQuery { limit: usize::MAX, ..ListQuery::default() }) {
                     *counts.entry(view.published.state.clone()).or_default() += 1;
                 }
                 Answer::Summary(counts.into_iter().collect())
@@ -209,8 +227,11 @@ impl World {
         }
     }
 
-    fn list(&self, worker: usize, query: &ListQuery) -> Vec<ObjectView> {
-        let own = self.objects.iter().filter(|((name, _), _)| worker_of(name) == worker && name.starts_with(&query.prefix));
+    fn list(&self, (worker, owned): (usize, &BTreeSet<Partition>), query: &ListQuery) -> Vec<ObjectView> {
+        let own = self
+            .objects
+            .iter()
+            .filter(|((name, partition), _)| worker_of(name) == worker && owned.contains(partition) && name.starts_with(&query.prefix));
         let after = own.filter(|(key, _)| query.after.as_ref().is_none_or(|after| *key > after));
         let views = after.map(|((name, partition), object)| object.view(name, *partition));
         let state = |view: &ObjectView| query.state.as_ref().is_none_or(|state| state.as_deref() == view.published.state.as_deref());

@@ -18,7 +18,7 @@ fn a_good_house_is_alive_and_ready() {
     let server = Server::start();
     assert_eq!((server.get("/livez").status, server.get("/livez").body.as_str()), (200, "ok\n"));
     assert_eq!((server.get("/readyz").status, server.get("/readyz").body.as_str()), (200, "ok\n"));
-    let verbose = "[+]restore ok, partitions live: 2\n[+]log ok\n[+]shutdown ok\nok\n";
+    let verbose = "[+]restore ok, partitions live: 2\n[+]instances ok, known: 0\n[+]log ok\n[+]shutdown ok\nok\n";
     assert_eq!(server.get("/readyz?verbose").body, verbose);
 }
 

@@ -8,6 +8,7 @@ mod bounds;
 mod certificate;
 mod client;
 mod health;
+mod instances;
 mod names;
 mod reads;
 mod refusals;

@@ -42,7 +42,7 @@ fn a_restoring_partition_is_not_an_empty_one() {
 fn without_any_partition_nothing_is_known_yet() {
     let server = Server::start();
     server.house.standing.send_replace(Standing::default());
-    all_refused(&server, 503, "partition-restoring");
+    all_refused(&server, 503, "joining");
     server.house.standing.send_replace(Standing { stopping: true, ..Standing::default() });
     all_refused(&server, 503, "stopping");
 }

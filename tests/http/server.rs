@@ -33,26 +33,33 @@ impl Server {
     }
 
     pub(crate) fn with(limits: HttpConfig) -> Self {
-        Self::made(limits, true)
+        Self::made(Backend::new(), limits, |front| front).opened()
+    }
+
+    /// With a house, and a front to it that is made more of.
+    pub(crate) fn of(house: Backend, limits: HttpConfig, more: impl FnOnce(Front) -> Front) -> Self {
+        Self::made(house, limits, more).opened()
     }
 
     /// With no house behind it until [`Server::open`].
     pub(crate) fn before_the_house(limits: HttpConfig) -> Self {
-        Self::made(limits, false)
+        Self::made(Backend::new(), limits, |front| front)
     }
 
     pub(crate) fn open(&self) {
         self.entrance.open(self.front.clone());
     }
 
-    fn made(limits: HttpConfig, is_open: bool) -> Self {
-        let (house, metrics) = (Backend::new(), Metrics::new());
+    fn opened(self) -> Self {
+        self.open();
+        self
+    }
+
+    fn made(house: Backend, limits: HttpConfig, more: impl FnOnce(Front) -> Front) -> Self {
+        let metrics = Metrics::new();
         let decoder = Arc::new(Decoder::new(&SourceConfig::default()).unwrap());
         let entrance = Entrance::new(Access::load(&limits).unwrap(), &metrics, &limits);
-        let front = Front::new(house.desk(), Arc::clone(&metrics), decoder, limits);
-        if is_open {
-            entrance.open(front.clone());
-        }
+        let front = more(Front::new(house.desk(), Arc::clone(&metrics), decoder, limits));
         let way_in = entrance.clone();
         let (stop, stopped) = oneshot::channel();
         let (bound, address) = mpsc::channel();

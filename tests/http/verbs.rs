@@ -196,9 +196,9 @@ fn refusals_and_silence_have_their_codes() {
     let why = "statehouse: The request is not valid: wait=\"25000ms\" is too long: give a duration of at most 24s (400)\n";
     assert_eq!((hasty.code, hasty.err.as_str()), (1, why));
     server.house.standing.send_replace(Standing::default());
-    let restoring = server.verb(&["list"]);
-    assert_eq!((restoring.code, restoring.out.as_str()), (1, ""));
-    assert!(restoring.err.contains("being restored"), "{restoring:?}");
+    let joining = server.verb(&["list"]);
+    assert_eq!((joining.code, joining.out.as_str()), (1, ""));
+    assert!(joining.err.contains("owns nothing yet"), "{joining:?}");
 
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // closed again at once
     let silent = verb(&format!("http://{nobody}"), &["get", "o"]);

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -12,35 +12,41 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
     groups::GroupInfo,
+    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer, ThreadedProducer},
 };
+use statehouse_dataflows::vocabulary::Offset;
 
 use super::{
     clock::Steady,
-    context::{Deliveries, Voice},
+    context::{Deliveries, FIRST_PIECE, Voice},
     drop_aside, lock,
     readers::Readers,
     settings::{Settings, make},
     transactor::fence,
 };
-use crate::log::protocol::{
-    client::{RawEntry, Roll, Time},
-    enter,
+use crate::log::{
+    directory::Entry,
+    protocol::client::{RawEntry, Roll, Time},
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The first try to fence an id. The brokers say no while they end its transaction, which takes them some ten milliseconds, and the client asks
 /// again after half a second only; a new client asks at once. Where brokers are slow the next tries wait longer.
 const FENCE_TRY: Duration = Duration::from_millis(150);
+/// The header of an entry by which instances that share a secret know it.
+const SEAL_HEADER: &str = "statehouse-seal";
 
-/// Writes this process start's entry.
-///
-/// # Errors
-/// When it is not known to be written.
-pub(super) fn enter_own(roll: &mut KafkaRoll, settings: &Settings) -> Result<(), String> {
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let started_ms = u64::try_from(started.as_millis()).unwrap_or(u64::MAX);
-    enter(roll, &settings.instance, &settings.transactional_id, started_ms)
+/// The entry in a record, if it may be followed.
+pub(super) fn entry(settings: &Settings, record: &BorrowedMessage<'_>) -> Option<Entry> {
+    let key = str::from_utf8(record.key()?).ok()?;
+    let value = record.payload()?;
+    let seal = record.headers().and_then(|headers| headers.iter().find(|header| header.key == SEAL_HEADER)?.value);
+    if !settings.peer_secret.admits(key, value, seal) {
+        tracing::debug!(instance = key, "an entry without the seal of http.peer_secret is not followed");
+        return None;
+    }
+    serde_json::from_slice(value).ok()
 }
 
 /// See the module's header.
@@ -49,12 +55,14 @@ pub(super) struct KafkaRoll {
     readers: Arc<Mutex<Readers>>,
     clock: Steady,
     next_offset: i64,
+    /// Where the last entry that was written stands.
+    pub(super) written_at: Offset,
 }
 
 impl KafkaRoll {
     /// Nothing read yet.
     pub(super) fn new(settings: Arc<Settings>, readers: Arc<Mutex<Readers>>) -> Self {
-        Self { settings, readers, clock: Steady::default(), next_offset: 0 }
+        Self { settings, readers, clock: Steady::default(), next_offset: 0, written_at: -1 }
     }
 
     fn read_until(&mut self, reader: &BaseConsumer<Voice>, end: i64, each: &mut dyn FnMut(RawEntry<'_>)) -> Result<(), String> {
@@ -111,12 +119,18 @@ impl Roll for KafkaRoll {
         let settings = &self.settings;
         let producer: ThreadedProducer<Deliveries> =
             make(&settings.idempotent(), Deliveries::default()).map_err(|error| error.to_string())?;
-        let mut record = BaseRecord::with_opaque_to(&settings.topics.instances, 0).key(instance.as_bytes());
+        let mut record = BaseRecord::with_opaque_to(&settings.topics.instances, FIRST_PIECE).key(instance.as_bytes());
         if let Some(value) = value {
             record = record.payload(value);
+            if let Some(seal) = settings.peer_secret.seal(instance, value) {
+                record = record.headers(OwnedHeaders::new().insert(Header { key: SEAL_HEADER, value: Some(&seal) }));
+            }
         }
         producer.send(record).map_err(|(error, _)| format!("the instances topic does not take our entry: {error}"))?;
         let outcome = producer.context().wait(1, PATIENCE);
+        if let Some((_, offset)) = producer.context().take_first_pieces().first() {
+            self.written_at = *offset;
+        }
         drop_aside(producer);
         outcome
     }

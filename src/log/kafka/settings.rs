@@ -19,8 +19,8 @@ use super::{
     timing,
 };
 use crate::{
-    config::{AgentFrom, Config, Partitioner, PropertyValue, Topics},
-    log::LogError,
+    config::{AgentFrom, Config, HttpConfig, Partitioner, PropertyValue, Topics},
+    log::{LogError, directory::PeerSecret},
 };
 
 /// For every client.
@@ -135,6 +135,10 @@ pub(super) struct Settings {
     pub(super) replication_factor: i32,
     /// The header that names the agent, if one does.
     pub(super) agent_header: Option<String>,
+    /// What instances of the house know each other by.
+    pub(super) peer_secret: PeerSecret,
+    /// What must be the same at all instances.
+    pub(super) config_digest: String,
     brokers: String,
     properties: BTreeMap<String, String>,
 }
@@ -166,6 +170,8 @@ impl Settings {
                 AgentFrom::Header { header } => Some(header.clone()),
                 AgentFrom::Pointer(_) | AgentFrom::Fixed { .. } => None,
             },
+            peer_secret: peer_secret(&config.http)?,
+            config_digest: format!("{:016x}", config.config_digest()),
             brokers: kafka.brokers.clone(),
             properties,
         })
@@ -203,6 +209,16 @@ impl Settings {
         client.set("fetch.wait.max.ms", "250");
         // Fetched ahead, of all partitions together: the chunks of a first copy are taken as fast as they are decoded.
         client.set("queued.max.messages.kbytes", "8192");
+        self.passed_through(client)
+    }
+
+    /// A consumer outside the group that follows the register, in which mostly nothing comes.
+    pub(super) fn follower(&self) -> ClientConfig {
+        let mut client = self.client(&[COMMON, CONSUMER]);
+        client.set("group.id", &self.house);
+        client.set("session.timeout.ms", self.session_timeout.as_millis().to_string());
+        client.set("isolation.level", Isolation::Uncommitted.name());
+        client.set("queued.max.messages.kbytes", "1024");
         self.passed_through(client)
     }
 
@@ -245,7 +261,8 @@ impl Settings {
             client.remove("bootstrap.servers");
             client
         };
-        for client in [self.member(), self.reader(Isolation::Committed), self.reader(Isolation::Uncommitted)] {
+        let readers = [self.reader(Isolation::Committed), self.reader(Isolation::Uncommitted), self.follower()];
+        for client in readers.into_iter().chain([self.member()]) {
             drop(make::<_, BaseConsumer<Voice>>(&alone(client), Voice::default())?);
         }
         for client in [self.transactional(&self.transactional_id), self.idempotent(), self.admin()] {
@@ -321,6 +338,11 @@ pub(super) fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(config: &
         }
         other => LogError::Setting(format!("the Kafka client can't be made: {other}; see [kafka] and [kafka.properties]")),
     })
+}
+
+fn peer_secret(http: &HttpConfig) -> Result<PeerSecret, LogError> {
+    let path = http.peer_secret.as_deref().unwrap_or(Path::new(""));
+    PeerSecret::of(http).map_err(|why| LogError::Setting(format!("http.peer_secret = {path:?}: {why}")))
 }
 
 fn resolve(properties: &BTreeMap<String, PropertyValue>) -> Result<BTreeMap<String, String>, LogError> {

@@ -24,7 +24,7 @@ use statehouse_dataflows::vocabulary::{Offset, Partition};
 use super::{
     clock::Steady,
     context::{Deliveries, Member},
-    instances::{self, KafkaRoll},
+    directory::Own,
     settings::{Settings, make},
     steps::Steps,
     timing::given_up_after,
@@ -66,7 +66,7 @@ pub(super) struct KafkaTransactor {
 /// Makes them.
 pub(super) struct KafkaTransactors {
     pub(super) grounds: Arc<Grounds>,
-    roll: KafkaRoll,
+    own: Arc<Own>,
     clock: Steady,
     /// For the next try to start.
     start_patience: Duration,
@@ -74,9 +74,9 @@ pub(super) struct KafkaTransactors {
 }
 
 impl KafkaTransactors {
-    pub(super) fn new(grounds: Arc<Grounds>, roll: KafkaRoll) -> Self {
+    pub(super) fn new(grounds: Arc<Grounds>, own: Arc<Own>) -> Self {
         let trimmer = Trimmer::new(Arc::clone(&grounds.settings));
-        Self { grounds, roll, clock: Steady::default(), start_patience: START_PATIENCE, trimmer }
+        Self { grounds, own, clock: Steady::default(), start_patience: START_PATIENCE, trimmer }
     }
 }
 
@@ -123,7 +123,7 @@ impl Transactors for KafkaTransactors {
     }
 
     fn register(&mut self) -> Result<(), String> {
-        instances::enter_own(&mut self.roll, &self.grounds.settings)
+        self.own.write()
     }
 
     fn trim(&mut self, before: &[(Partition, Offset)]) -> Trims {

@@ -1,4 +1,5 @@
-//! The register of instances: the compacted topic `<house>-instances` tells which transactional id each process start uses.
+//! The register of instances: the compacted topic `<house>-instances`, in which each process start has an entry. Others see by it who owns
+//! what ([`crate::log::directory`]); here only its transactional id counts.
 //!
 //! An instance that dies in the middle of a transaction leaves it open until its timeout, and its partitions' offsets can't be read that
 //! long. Whoever takes over ends it at once: every registered id whose instance is no member of the group (any more) is fenced, which ends
@@ -7,24 +8,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use super::client::{RawEntry, Roll};
-
-/// An entry's value; its key is the instance.
-#[derive(Debug, Deserialize, Serialize)]
-struct Entry {
-    transactional_id: String,
-    started_ms: u64,
-}
+use crate::log::directory::Entry;
 
 /// Writes an instance's entry.
 ///
 /// # Errors
 /// When it is not known to be written.
-pub(crate) fn enter(roll: &mut impl Roll, instance: &str, transactional_id: &str, started_ms: u64) -> Result<(), String> {
-    let entry = Entry { transactional_id: transactional_id.to_owned(), started_ms };
-    let value = serde_json::to_vec(&entry).map_err(|error| error.to_string())?;
+pub(crate) fn enter(roll: &mut impl Roll, instance: &str, entry: &Entry) -> Result<(), String> {
+    let value = serde_json::to_vec(entry).map_err(|error| error.to_string())?;
     roll.write(instance, Some(&value))
 }
 

@@ -16,6 +16,7 @@ use statehouse_dataflows::vocabulary::{Offset, Partition};
 use super::{Topic, group::Membership, link::Link, partition::Stored, reading::SimulatedRoll, state::Later};
 use crate::log::{
     TransactError, Transaction, Trims,
+    directory::Entry,
     protocol::{
         Fencing, Grant, Ownership,
         client::{GroupMember, Outgoing, Place, Producer, StartError, Time, Transactor, Transactors},
@@ -252,7 +253,8 @@ impl Transactors for SimulatedTransactors {
     }
 
     fn register(&mut self) -> Result<(), String> {
-        enter(&mut SimulatedRoll::new(self.link.clone()), &self.id, &self.id, 0)
+        let entry = Entry { transactional_id: self.id.clone(), ..Entry::default() };
+        enter(&mut SimulatedRoll::new(self.link.clone()), &self.id, &entry)
     }
 
     /// It comes a while later, also from who has lost the partition since.
