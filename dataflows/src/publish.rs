@@ -327,6 +327,9 @@ impl Publisher {
         still.remove(&partition);
         let left = to_compare.entry(partition).or_insert_with(|| lives.of_partition(partition).into_iter());
         let share: Vec<_> = left.by_ref().take(objects_max).collect();
+        if left.as_slice().is_empty() {
+            *left = Vec::new().into_iter(); // stays, as what is compared is compared once, but holds no memory
+        }
         let sets = &shared.rules.sets;
         let differing = share.into_iter().filter(|object| {
             let life = lives.get_mut(*object);

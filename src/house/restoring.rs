@@ -140,12 +140,12 @@ impl RestoreThread {
 impl DeliverThread {
     pub(super) fn run(self) -> Result<(), HouseError> {
         let mut handed_over = None;
-        while let Ok(Read { request, mut restored, begun, mut telling }) = self.read.recv() {
+        'partitions: while let Ok(Read { request, mut restored, begun, mut telling }) = self.read.recv() {
             let (partition, records, fresh) = (request.partition, restored.records, restored.at.progress.is_none());
             while let Some(delivery) = restored.next() {
                 telling.tell(restored.progress());
                 if request.cancelled.load(Ordering::Relaxed) {
-                    break;
+                    continue 'partitions; // given up half-way is not restored
                 }
                 if self.deliver.send(delivery).is_err() {
                     return Ok(());

@@ -14,6 +14,8 @@ use crate::{
 const CLOCK_MAX_MS: Millis = 253_402_300_799_900;
 /// Likewise, an event's number: a million a second fill it in 290,000 years.
 const EVENT_MAX: u64 = i64::MAX as u64;
+/// Likewise, a chunk's number.
+const NUMBER_MAX: u64 = i64::MAX as u64;
 
 /// The chain as far as it is read.
 pub(super) struct Chain {
@@ -122,13 +124,16 @@ impl Chain {
 
 /// What is counted on from must be such that counting goes well.
 fn check_place(header: &chunk::Header) -> Result<(), String> {
-    let chunk::Header { clock_ms, event, next_offset, .. } = *header;
+    let chunk::Header { n, clock_ms, event, next_offset, .. } = *header;
     let is_clock = (0..=CLOCK_MAX_MS).contains(&clock_ms) && clock_ms % TICK_MS == 0;
     if !is_clock && clock_ms != NO_CLOCK_MS {
         return Err(format!("has the clock {clock_ms}, at which no clock ever stands"));
     }
     if event == 0 || event > EVENT_MAX {
         return Err(format!("has the event number {event}, which no event ever has"));
+    }
+    if n == 0 || n > NUMBER_MAX {
+        return Err(format!("has the number {n}, which no chunk ever has"));
     }
     if next_offset < 0 {
         return Err(format!("goes to source offset {next_offset}, which is none"));

@@ -288,6 +288,13 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_cannot_be_counted_on_from_is_refused() {
+        let header = chunk::Header { house: "test".into(), partition: 3, n: u64::MAX, event: 1, ..chunk::Header::default() };
+        let said = follower().take(70, &chunk::encode(&header, &[], 1_000_000)[0]).expect_err("no chunk has it");
+        assert!(said.contains("the number 18446744073709551615"), "{said}");
+    }
+
+    #[test]
     fn nothing_there_is_nothing_to_hand_over() {
         let mut follower = follower();
         assert!(follower.at_end().unwrap().is_none() && !follower.is_whole());

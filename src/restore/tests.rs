@@ -374,7 +374,7 @@ fn pieces_of_different_chunks_are_never_put_together() {
 #[test]
 fn forged_clocks_and_numbers_are_refused() {
     type Forge = fn(&mut chunk::Header);
-    let forged: [(&str, Forge); 8] = [
+    let forged: [(&str, Forge); 10] = [
         ("the clock 9223372036854775800", |header| header.clock_ms = i64::MAX - 7),
         ("the clock 253402300800000", |header| header.clock_ms = 253_402_300_800_000),
         ("the clock -9223372036854775808", |header| header.clock_ms = i64::MIN),
@@ -382,6 +382,8 @@ fn forged_clocks_and_numbers_are_refused() {
         ("the clock 150", |header| header.clock_ms = 150),
         ("the event number 0", |header| header.event = 0),
         ("the event number 18446744073709551615", |header| header.event = u64::MAX),
+        ("the number 0", |header| header.n = 0),
+        ("of chunk 18446744073709551615, but", |header| header.n = u64::MAX),
         ("source offset -1", |header| header.next_offset = -1),
     ];
     for (expected, forge) in forged {

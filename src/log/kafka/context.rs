@@ -274,6 +274,11 @@ impl ProducerContext for Deliveries {
         let mut delivered = lock(&self.delivered);
         delivered.count += 1;
         match result {
+            // A retry that the broker had already written is told without its place; restores begin at the places of first pieces.
+            Ok(record) if mark == FIRST_PIECE && record.offset() < 0 => {
+                let place = format!("a record for {} [{}]", record.topic(), record.partition());
+                delivered.failure.get_or_insert_with(|| format!("{place} was written twice by the client, and its place is not known"));
+            }
             Ok(record) if mark == FIRST_PIECE => delivered.first_pieces.push((record.partition(), record.offset())),
             Ok(_) => {}
             Err((error, record)) => {
