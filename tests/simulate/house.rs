@@ -106,7 +106,7 @@ pub(crate) struct House {
     deliveries: RefCell<VecDeque<Delivery>>,
     committer: RefCell<Option<Box<dyn Committer>>>,
     checkpoint: RefCell<Option<Box<dyn Checkpoint>>>,
-    /// When partitions were given up.
+    /// When the first epoch was committed after partitions were given up.
     gone_us: RefCell<BTreeMap<Partition, u64>>,
     asked: Cell<u64>,
 }
@@ -265,9 +265,14 @@ impl House {
     fn note(&self, note: &Note) {
         self.common.cluster.say(&format!("process {}", self.process), || format!("{note:?}"));
         self.board.apply(note);
-        if let Note::Gone(partitions) = note {
-            let now_us = self.common.cluster.now_us();
-            self.gone_us.borrow_mut().extend(partitions.iter().map(|partition| (*partition, now_us)));
+        match note {
+            Note::Gone(partitions) => self.gone_us.borrow_mut().extend(partitions.iter().map(|partition| (*partition, u64::MAX))),
+            // A process that sleeps, or commits nothing, gives nothing up meanwhile.
+            Note::Committed(_) => {
+                let now_us = self.common.cluster.now_us();
+                self.gone_us.borrow_mut().values_mut().for_each(|gone_us| *gone_us = now_us.min(*gone_us));
+            }
+            _ => {}
         }
     }
 
@@ -355,7 +360,7 @@ impl House {
     /// Given up so long ago that the epoch in which that happened is committed.
     fn is_long_gone(&self, partition: Partition) -> bool {
         let gone_us = self.gone_us.borrow().get(&partition).copied();
-        self.common.peace.get() && gone_us.is_some_and(|gone_us| gone_us + GIVING_UP_US < self.common.cluster.now_us())
+        self.common.peace.get() && gone_us.is_some_and(|gone_us| gone_us.saturating_add(GIVING_UP_US) < self.common.cluster.now_us())
     }
 
     /// The commit thread.
