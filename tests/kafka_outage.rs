@@ -113,7 +113,7 @@ fn commit_next(log: &mut Log) -> u64 {
     }
 }
 
-/// Kinds of requests, in the order in which a transaction sends them, by their API keys; and whether what was asked is then committed.
+/// Kinds of requests, in the order in which a transaction sends them, by their API keys; and whether what was asked is then surely committed.
 const STEPS: [(&str, i16, bool); 4] =
     [("AddPartitionsToTxn", 24, false), ("AddOffsetsToTxn", 25, false), ("TxnOffsetCommit", 28, false), ("EndTxn", 26, true)];
 
@@ -148,8 +148,11 @@ fn a_commit_that_hangs_is_given_up() {
         let began = Instant::now();
         let next = commit_next(&mut log);
         println!("{step}: commits again after {} ms", began.elapsed().as_millis());
-        assert!(matches!(error, TransactError::Maybe(_)) || !is_committed, "{step}: nobody knows: {error}");
-        assert_eq!(next, n + 1 + u64::from(is_committed), "{step}");
+        let is_maybe = matches!(error, TransactError::Maybe(_));
+        assert!(is_maybe || !is_committed, "{step}: nobody knows: {error}");
+        // Who was given up in the middle of a call may wake up before its successor fences it, and commit after all.
+        let (least, most) = (n + 1 + u64::from(is_committed), n + 1 + u64::from(is_maybe));
+        assert!((least..=most).contains(&next), "{step}: {next} after {n}");
         n = next;
     }
     let expected: Vec<_> = (1..=n).map(|n| format!("chunk {n} of 1")).collect();
