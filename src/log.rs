@@ -328,6 +328,10 @@ pub trait Tail: Send {
 
     /// The offset after all that is committed of the partition, as its leader says now; none: it doesn't answer.
     fn end(&mut self, partition: Partition) -> Option<Offset>;
+
+    /// The offset before which everything that is committed of a followed partition has come, what is no record passed over; none: not known.
+    /// Asks nobody. Is of now only after a record of it has come since [`Tail::follow`].
+    fn place(&self, partition: Partition) -> Option<Offset>;
 }
 
 /// What came of a tail.

@@ -4,6 +4,9 @@
 //! Between the pump's orders and its deliveries, beside the restores. Which copies are wanted is looked up here, told to the pump, and ordered
 //! by it. One copy is gathered at a time, which bounds what stands in memory; the others wait. Blocks while it delivers, and while the
 //! log is asked what is committed.
+//!
+//! What a copy has reached is known by offsets: the log is asked where a partition ends, and once the copy has come to there it has all that was
+//! committed when that was asked. The tail's word that nothing is left is not waited for: where chunks come steadily it is never said.
 
 #[cfg(test)]
 mod tests;
@@ -33,11 +36,11 @@ use crate::{
 const WAIT: Duration = Duration::from_millis(20);
 /// How often it is looked who else is there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A copy is said to be level at most, and while nothing comes about, this often.
+/// A copy is said to be level at most this often.
 const LEVEL_EVERY: Duration = Duration::from_millis(500);
 /// After a copy was doubted, the next one of its partition is begun no earlier.
 const DOUBT_PAUSE: Duration = Duration::from_secs(5);
-/// What is committed comes within this, or the copy is given up for a restore, which knows how to wait.
+/// Once it is known, what is committed comes within this, or the copy is given up for a restore, which knows how to wait.
 const TAIL_PATIENCE: Duration = Duration::from_secs(2);
 /// After a leader that did not answer, the next question waits so long.
 const ASK_PAUSE: Duration = Duration::from_secs(1);
@@ -62,24 +65,25 @@ struct Kept {
     follower: Follower,
     /// There was nothing to gather yet.
     is_empty: bool,
-    /// Nothing has come since all that was committed had.
-    level: Option<Level>,
+    /// What is not reached yet.
+    ahead: Option<Ahead>,
+    /// As of when it was last said to be level.
     told_level: Option<Instant>,
     taking: Option<Taking>,
 }
 
-/// All that was committed is in a copy.
-#[derive(Default)]
-struct Level {
-    /// Where the checkpoint ends, since then asked: for as long as it does, nothing can be missing.
-    end: Option<Offset>,
+/// Where a partition's committed records ended. A copy that has come to there is level as of the moment in which that was asked.
+struct Ahead {
+    end: Offset,
+    asked: Instant,
+    asked_ms: Millis,
 }
 
 /// A copy that is being proven.
 struct Taking {
     since: Instant,
-    /// What is committed, once that is known.
-    committed: Option<(Offset, Progress)>,
+    /// What is committed, and since when that is known.
+    committed: Option<(Offset, Progress, Instant)>,
     ask_at: Instant,
 }
 
@@ -190,13 +194,13 @@ impl Keeper {
             return;
         }
         let follower = Follower::new(request.partition, &self.thread.settings);
-        self.kept.insert(request.partition, Kept { request, follower, is_empty: false, level: None, told_level: None, taking: None });
+        self.kept.insert(request.partition, Kept { request, follower, is_empty: false, ahead: None, told_level: None, taking: None });
     }
 
     /// Takes what the tail has.
     fn read(&mut self) -> Result<(), Gone> {
         let Self { thread, kept, .. } = self;
-        let StandbyThread { log, deliver, clock, .. } = thread;
+        let StandbyThread { log, deliver, .. } = thread;
         let mut ends = BTreeMap::new();
         log.tail.poll(WAIT, &mut |tailed| {
             let partition = match tailed {
@@ -208,7 +212,7 @@ impl Keeper {
             };
             if let Some(copy) = kept.get_mut(&partition)
                 && !ends.contains_key(&partition)
-                && let Err(end) = copy.take(&tailed, (deliver, &**clock))
+                && let Err(end) = copy.take(&tailed, deliver)
             {
                 ends.insert(partition, end);
             }
@@ -223,17 +227,19 @@ impl Keeper {
         if copy.taking.is_some() {
             return copy.prove(thread).or_else(|end| self.end(partition, end));
         }
-        if copy.is_level_due() && self.ask_from <= Instant::now() {
-            let wall_ms = thread.clock.now().wall_ms;
-            let end = thread.log.tail.end(partition);
-            if end.is_none() {
+        let asked = Instant::now();
+        if copy.is_ask_due() && self.ask_from <= asked {
+            let asked_ms = thread.clock.now().wall_ms;
+            copy.ahead = thread.log.tail.end(partition).map(|end| Ahead { end, asked, asked_ms });
+            if copy.ahead.is_none() {
                 self.ask_from = Instant::now() + ASK_PAUSE;
             }
-            if copy.is_level_at(end) {
-                return copy.tell_level(&thread.deliver, wall_ms).or_else(|end| self.end(partition, end));
-            }
         }
-        Ok(())
+        if copy.ahead.is_none() {
+            return Ok(());
+        }
+        let Some(place) = thread.log.tail.place(partition) else { return Ok(()) };
+        copy.reach(place, &thread.deliver).or_else(|end| self.end(partition, end))
     }
 
     fn end(&mut self, partition: Partition, end: End) -> Result<(), Gone> {
@@ -259,32 +265,41 @@ impl Keeper {
 
 impl Kept {
     /// Takes what came of it.
-    fn take(&mut self, tailed: &Tailed<'_>, (deliver, clock): (&Sender<Delivery>, &dyn Clock)) -> Result<(), End> {
+    fn take(&mut self, tailed: &Tailed<'_>, deliver: &Sender<Delivery>) -> Result<(), End> {
         match tailed {
             Tailed::Record(_, offset, bytes) => {
-                self.level = None;
-                match self.follower.take(*offset, bytes).map_err(End::Doubt)? {
-                    Some((at, objects)) => self.send(deliver, Delivered::Chunk(at, objects)),
-                    None => Ok(()),
+                if let Some((at, objects)) = self.follower.take(*offset, bytes).map_err(End::Doubt)? {
+                    self.send(deliver, Delivered::Chunk(at, objects))?;
                 }
+                self.reach(offset + 1, deliver)
             }
             Tailed::End(_) => {
-                let wall_ms = clock.now().wall_ms; // before anything is handed over, which takes its time
                 self.hand_over(deliver)?;
-                if !self.follower.is_whole() {
-                    self.is_empty = true;
-                    return Ok(());
-                }
-                self.level = Some(Level::default());
-                if self.is_level_due() { self.tell_level(deliver, wall_ms) } else { Ok(()) }
+                self.is_empty = !self.follower.is_whole();
+                Ok(())
             }
             Tailed::Lost => Ok(()),
         }
     }
 
+    /// Everything that is committed before this offset was taken.
+    fn reach(&mut self, place: Offset, deliver: &Sender<Delivery>) -> Result<(), End> {
+        let Some(ahead) = self.ahead.take_if(|ahead| ahead.end <= place) else { return Ok(()) };
+        if self.follower.is_whole() {
+            self.told_level = Some(ahead.asked);
+            return self.send(deliver, Delivered::Level(ahead.asked_ms));
+        }
+        self.hand_over(deliver)?;
+        if !self.follower.is_whole() {
+            self.ahead = Some(ahead); // amid a chunk: at its end
+        }
+        Ok(())
+    }
+
     /// What was gathered is complete, if it was not before.
     fn hand_over(&mut self, deliver: &Sender<Delivery>) -> Result<(), End> {
         let Some(at) = self.follower.at_end().map_err(End::Doubt)? else { return Ok(()) };
+        self.ahead = None; // asked long ago: how level it is, is asked anew
         let begun = Instant::now();
         self.send(deliver, Delivered::Begin(at))?;
         while let Some(objects) = self.follower.next_batch() {
@@ -298,29 +313,9 @@ impl Kept {
         Ok(())
     }
 
-    fn is_level_due(&self) -> bool {
-        self.level.is_some() && self.told_level.is_none_or(|told| told.elapsed() >= LEVEL_EVERY)
-    }
-
-    /// Whether the checkpoint, which ends there now, has not grown since the copy was level with it.
-    fn is_level_at(&mut self, end: Option<Offset>) -> bool {
-        let (Some(level), Some(end)) = (&mut self.level, end) else { return false };
-        match level.end {
-            Some(known) if known == end => true,
-            Some(_) => {
-                self.level = None; // something is on its way
-                false
-            }
-            None => {
-                level.end = Some(end);
-                false
-            }
-        }
-    }
-
-    fn tell_level(&mut self, deliver: &Sender<Delivery>, wall_ms: Millis) -> Result<(), End> {
-        self.told_level = Some(Instant::now());
-        self.send(deliver, Delivered::Level(wall_ms))
+    /// Whether to ask where its partition ends: what was asked is reached, and some time ago.
+    fn is_ask_due(&self) -> bool {
+        self.ahead.is_none() && self.told_level.is_none_or(|told| told.elapsed() >= LEVEL_EVERY)
     }
 
     /// The partition is ours: proves that the copy is what is committed. Nobody else can commit any more once that is answered.
@@ -331,12 +326,11 @@ impl Kept {
             Some(committed) => committed,
             None if taking.ask_at > Instant::now() => return Ok(()),
             None => match log.checkpoint.progress(partition) {
-                Ok(Some(committed)) => *taking.committed.insert(committed),
+                Ok(Some((next_offset, progress))) => *taking.committed.insert((next_offset, progress, Instant::now())),
                 Ok(None) => return Err(End::Doubt("nothing is committed of it".to_owned())),
                 Err(LogError::Unavailable(why)) => {
                     tracing::info!(partition, why, "the copy waits to be proven");
                     taking.ask_at = Instant::now() + ASK_AGAIN;
-                    taking.since = taking.ask_at;
                     return Ok(());
                 }
                 Err(error) => return Err(End::Doubt(error.to_string())),
@@ -351,7 +345,7 @@ impl Kept {
                 tracing::info!(partition, ?elapsed, "partition taken over from its warm copy");
                 Err(End::Over)
             }
-            Measure::Behind if elapsed <= TAIL_PATIENCE => Ok(()),
+            Measure::Behind if committed.2.elapsed() <= TAIL_PATIENCE => Ok(()),
             Measure::Behind => Err(End::Doubt("what is committed does not come".to_owned())),
             Measure::Different => Err(End::Doubt("it is not what is committed".to_owned())),
         }

@@ -20,39 +20,65 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PARTITION: Partition = 3;
+/// Where the partition ends at first.
+const END: Offset = 8;
 
 /// What comes of the tail.
 enum Come {
     Record(Vec<u8>),
+    /// The record at this offset.
+    At(Offset, Vec<u8>),
     End,
     Lost,
+    /// From now on the partition ends there.
+    Grow(Offset),
 }
 
 /// A log that brings what it is told, and notes what is asked of it.
 struct Scripted {
     come: Receiver<Come>,
     asked: Sender<String>,
+    end: Offset,
+    place: Option<Offset>,
 }
 
 impl Tail for Scripted {
     fn follow(&mut self, partition: Partition) -> Result<(), LogError> {
-        self.asked.send(format!("follow {partition}")).unwrap();
+        self.note(format!("follow {partition}"));
         Ok(())
     }
     fn leave(&mut self, partition: Partition) -> Result<(), LogError> {
-        self.asked.send(format!("leave {partition}")).unwrap();
+        self.note(format!("leave {partition}"));
         Ok(())
     }
     fn poll(&mut self, wait: Duration, each: &mut dyn FnMut(Tailed<'_>)) {
         match self.come.recv_timeout(wait) {
-            Ok(Come::Record(bytes)) => each(Tailed::Record(PARTITION, 7, &bytes)),
+            Ok(Come::Record(bytes)) => self.bring(7, &bytes, each),
+            Ok(Come::At(offset, bytes)) => self.bring(offset, &bytes, each),
+            Ok(Come::Grow(end)) => self.end = end,
             Ok(Come::End) => each(Tailed::End(PARTITION)),
             Ok(Come::Lost) => each(Tailed::Lost),
             Err(_) => {}
         }
     }
     fn end(&mut self, _: Partition) -> Option<Offset> {
-        Some(8)
+        if self.end != END {
+            self.note(format!("end {}", self.end));
+        }
+        Some(self.end)
+    }
+    fn place(&self, _: Partition) -> Option<Offset> {
+        self.place
+    }
+}
+
+impl Scripted {
+    fn note(&self, asked: String) {
+        _ = self.asked.send(asked); // at its end, the story hears no more
+    }
+    fn bring(&mut self, offset: Offset, bytes: &[u8], each: &mut dyn FnMut(Tailed<'_>)) {
+        self.place = Some(offset + 1);
+        each(Tailed::Record(PARTITION, offset, bytes));
     }
 }
 
@@ -112,7 +138,7 @@ impl Bench {
                 route: Route::new(RandomState::new(), 1),
             },
             log: Standby {
-                tail: Box::new(Scripted { come: comes, asked: ask }),
+                tail: Box::new(Scripted { come: comes, asked: ask, end: END, place: None }),
                 peers: Box::new(Two),
                 checkpoint: Box::new(Committed(Arc::clone(&committed))),
             },
@@ -153,6 +179,14 @@ impl Bench {
 
     fn asked(&self) -> String {
         self.asked.recv_timeout(PATIENCE).expect("something is asked")
+    }
+
+    fn delivery(&self) -> Delivered {
+        self.deliveries.recv_timeout(PATIENCE).expect("a delivery").what
+    }
+
+    fn await_level(&self) {
+        while !matches!(self.delivery(), Delivered::Level(_)) {}
     }
 
     /// What is delivered next, but how level it is.
@@ -244,6 +278,40 @@ fn a_copy_behind_what_is_committed_waits_only_so_long() {
         bench.committed.lock().unwrap().push(Ok(Some(progress(2))));
         bench.take_over();
         assert!(matches!(bench.next(), Delivered::Doubt), "chunk 2 never comes");
+    });
+}
+
+#[test]
+fn a_copy_is_whole_and_level_though_chunks_come_without_end() {
+    Bench::run(|bench| {
+        bench.order_copy();
+        // Chunks at every other offset, as the end of each transaction takes one. Nobody ever says that nothing is left.
+        bench.come.send(Come::At(0, chunk(1))).unwrap();
+        for n in 2..=5 {
+            bench.come.send(Come::At(n as Offset * 2 - 2, chunk(n))).unwrap();
+        }
+        assert!(matches!(bench.next(), Delivered::Begin(at) if at.next_offset == 50), "all before offset 8 has come");
+        assert!(matches!(bench.next(), Delivered::Rows(_)) && matches!(bench.next(), Delivered::End));
+        bench.come.send(Come::At(10, chunk(6))).unwrap();
+        bench.await_level();
+    });
+}
+
+#[test]
+fn a_copy_is_not_level_before_what_was_committed_when_that_was_asked_has_come() {
+    Bench::run(|bench| {
+        bench.make_whole();
+        bench.come.send(Come::Grow(11)).unwrap(); // chunks 2 and 3 are committed
+        bench.come.send(Come::End).unwrap(); // of before
+        assert_eq!(bench.asked(), "end 11");
+        bench.deliveries.try_iter().for_each(drop); // level as of before
+        let committed_ms = SystemClock::default().now().wall_ms;
+        bench.come.send(Come::At(8, chunk(2))).unwrap();
+        assert!(matches!(bench.delivery(), Delivered::Chunk(at, _) if at.next_offset == 20));
+        bench.come.send(Come::At(10, chunk(3))).unwrap();
+        assert!(matches!(bench.delivery(), Delivered::Chunk(at, _) if at.next_offset == 30), "not level yet");
+        let Delivered::Level(wall_ms) = bench.delivery() else { panic!("it is level") };
+        assert!(wall_ms <= committed_ms, "as of when that was asked");
     });
 }
 

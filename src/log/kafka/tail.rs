@@ -71,4 +71,12 @@ impl Tail for KafkaTail {
     fn end(&mut self, partition: Partition) -> Option<Offset> {
         self.consumer.fetch_watermarks(&self.topic, partition, ASK).ok().map(|(_, end)| end)
     }
+
+    fn place(&self, partition: Partition) -> Option<Offset> {
+        // The client counts the markers of transactions, which are not handed out.
+        match self.consumer.position().ok()?.find_partition(&self.topic, partition)?.offset() {
+            Place::Offset(place) => Some(place),
+            _ => None,
+        }
+    }
 }
