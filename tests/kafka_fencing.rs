@@ -20,7 +20,7 @@ use rdkafka::{
 };
 use statehouse::{
     config::Config,
-    log::{Log, LogError, Part, Polled, Progress, TransactError, Transaction, kafka},
+    log::{Log, LogError, Part, Polled, Progress, Tail, Tailed, TransactError, Transaction, kafka},
 };
 
 #[path = "support/broker.rs"]
@@ -201,6 +201,43 @@ fn a_member_commits_what_another_owns() {
     log.committer.transact(Transaction { parts: vec![part(kept, 2, 2)] }).expect("its own, as of the generation of now");
     assert_eq!(ask_offset(&house, "read_committed", given).expect("known"), Place::Offset(1));
     assert_eq!(ask_offset(&house, "read_committed", kept).expect("known"), Place::Offset(2));
+}
+
+#[test]
+fn a_tail_comes_to_the_end_though_no_record_is_there() {
+    let house = House::new();
+    let mut config = house.config();
+    config.standby.copies = 1;
+    let mut log = kafka::open(&config).expect("an open log");
+    await_partitions(&mut log, 3);
+    log.committer.transact(epoch(1, 1)).expect("committed");
+    let mut tail = log.standby.take().expect("copies are wanted").tail;
+    tail.follow(0).expect("followed");
+    let mut offsets = Vec::new();
+    let mut come_to = |tail: &mut dyn Tail, end: i64| {
+        let deadline = Instant::now() + PATIENCE;
+        while tail.place(0) != Some(end) {
+            assert!(Instant::now() < deadline, "it must come to {end}, and is at {:?}", tail.place(0));
+            tail.poll(SHORT, &mut |tailed| {
+                if let Tailed::Record(_, offset, _) = tailed {
+                    offsets.push(offset);
+                }
+            });
+        }
+        offsets.clone()
+    };
+    let committed_end = end(&house, "read_committed", 0);
+    let records = come_to(&mut *tail, committed_end);
+    assert!(records.last().is_some_and(|last| last + 1 < committed_end), "THE TRAP: the end of the transaction is no record: {records:?}");
+    let stranger = producer(&house, "stranger");
+    stranger.begin_transaction().expect("begun");
+    let topic = house.topic("checkpoint");
+    stranger.send(BaseRecord::<(), _>::to(&topic).payload("never committed").partition(0)).expect("sent");
+    stranger.flush(PATIENCE).expect("delivered");
+    stranger.abort_transaction(PATIENCE).expect("aborted");
+    let aborted_end = end(&house, "read_committed", 0);
+    assert!(aborted_end > committed_end, "THE TRAP: it has grown by what is never committed");
+    assert_eq!(come_to(&mut *tail, aborted_end), records);
 }
 
 #[test]
