@@ -5,7 +5,8 @@
 //!   └───────────────Cut──────────────────────▲  └──Resolved──▶ pump           ▲──Request── pump
 //!                                                                          standby ──Delivery, wanted──▶ pump ──Order──▶ standby
 //! ```
-//! All of it flows one way but for L (`Notice`, `Resolved`): the last committed seq. Values, but for two things that lead back to who
+//! All of it flows one way but for L (`Notice`, `Resolved`), the last committed seq, and for restores and warm copies, which the pump asks and
+//! which deliver to it. Values, but for two things that lead back to who
 //! sent them: where a question's answer goes, and whether a restore is still wanted. Who sends what when is said by the stages.
 
 use std::{
@@ -294,7 +295,7 @@ pub struct Delivery {
     pub what: Delivered,
 }
 
-/// What restore delivers.
+/// What a restore delivers, or a warm copy; which of it comes from whom is said at [`Delivery`].
 #[derive(Debug)]
 pub enum Delivered {
     /// The place to go on from.

@@ -383,7 +383,7 @@ impl Metrics {
         to.register("transactions", "Transactions: committed, failed, or of unknown outcome", self.transactions.clone());
         let duration = self.transaction_duration.clone();
         to.register("transaction_duration_seconds", "From the first record of a transaction to its commit", duration);
-        to.register("stale", "1 while commits fail or are being recovered from, and answers are stale", self.stale.clone());
+        to.register("stale", "1 while answers are stale: commits fail, or the group may not have us", self.stale.clone());
         to.register("stale_seconds", "For how long answers have been stale", self.stale_seconds.clone());
     }
 
