@@ -494,10 +494,9 @@ impl World {
             }
         }
         self.alive().iter().for_each(|house| house.skew_ms.set(0));
-        // Who found damage has ended, as it should; somebody starts it again.
-        while self.alive().len() < self.shape.processes {
-            self.start();
-        }
+        // Who found damage has ended, as it should, and who was asked to end will; somebody starts them again.
+        let staying = self.alive().iter().filter(|house| !house.stopping.get()).count();
+        (staying..self.shape.processes).for_each(|_| self.start());
     }
 
     fn is_well(&self) -> bool {
