@@ -1,7 +1,8 @@
-//! The real program, run as users run it, and killed as no user should.
+//! The real program, run as users run it, and killed as no user should. `STATEHOUSE_SHOW_LOG=1` shows all of its log.
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::{
+    env,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, ChildStderr, Command, Stdio},
@@ -104,8 +105,14 @@ fn spawn(config: &Path) -> Child {
 
 /// Reads on, so that the program can go on writing.
 fn drain(lines: BufReader<ChildStderr>, complaints: &Mutex<Vec<String>>) {
-    for line in lines.lines().map_while(Result::ok).filter(|line| is_complaint(line)) {
-        complaints.lock().expect("no panic while it was held").push(line);
+    let shown = env::var_os("STATEHOUSE_SHOW_LOG").is_some();
+    for line in lines.lines().map_while(Result::ok) {
+        if shown {
+            eprintln!("{line}");
+        }
+        if is_complaint(&line) {
+            complaints.lock().expect("no panic while it was held").push(line);
+        }
     }
 }
 

@@ -235,7 +235,7 @@ impl Settings {
         self.passed_through(client)
     }
 
-    /// An idempotent producer outside transactions: HTTP writes, and this instance's registration.
+    /// An idempotent producer outside transactions: HTTP writes.
     pub(super) fn idempotent(&self) -> ClientConfig {
         let mut client = self.producer();
         // HTTP clients don't wait longer than that.
@@ -244,6 +244,15 @@ impl Settings {
         client.set("queue.buffering.max.messages", "100000");
         client.set("queue.buffering.max.kbytes", "65536");
         self.passed_through(client)
+    }
+
+    /// The producer of this instance's registration, made for each record. Not idempotent: a new client gets its producer id half a second
+    /// later than it could have written, and an entry that is there twice says nothing else than once.
+    pub(super) fn registrar(&self) -> ClientConfig {
+        let mut client = self.idempotent();
+        client.set("enable.idempotence", "false");
+        client.set("max.in.flight.requests.per.connection", "1"); // in order, however often it is tried
+        client
     }
 
     /// For topics and their settings.
@@ -265,7 +274,7 @@ impl Settings {
         for client in readers.into_iter().chain([self.member()]) {
             drop(make::<_, BaseConsumer<Voice>>(&alone(client), Voice::default())?);
         }
-        for client in [self.transactional(&self.transactional_id), self.idempotent(), self.admin()] {
+        for client in [self.transactional(&self.transactional_id), self.idempotent(), self.registrar(), self.admin()] {
             drop(make::<_, BaseProducer<Deliveries>>(&alone(client), Deliveries::default())?);
         }
         Ok(())
