@@ -6,7 +6,9 @@
 //! the socket is such a slow one, so it proves nothing that was not true before.
 //!
 //! What does not count: an answer while the client does not take itself for a settled member (it may have learned of its loss, and told nobody
-//! yet); one that came this moment (nobody may have read yet what it says); those of a connection that was made meanwhile (it says hello first).
+//! yet); those of a connection that was made meanwhile (it says hello first). One that came this moment (nobody may have read yet what it says)
+//! counts with the next statistics, if the client still is a settled member then: the client's clocks can go so that every answer comes right
+//! before the statistics, for a minute and longer.
 //!
 //! Known limits: while a rebalance waits for other members nothing is proven, so one that takes longer than the session makes answers stale. A
 //! process that is stopped between handing a request to the kernel and reading the clock seems to have sent it later.
@@ -42,6 +44,8 @@ struct Last {
 struct Window {
     age_us: i64,
     answers: u64,
+    /// What the last answer proves as soon as it is surely read.
+    unread_us: Option<i64>,
 }
 
 impl Pulse {
@@ -73,20 +77,29 @@ impl Pulse {
 /// The client's age at the moment that these statistics prove, if they prove one; and where they end.
 fn read(before: Window, statistics: &Statistics) -> (Window, Option<u64>) {
     let coordinator = statistics.brokers.values().find(|broker| broker.source == "logical");
-    let window = Window { age_us: statistics.age, answers: coordinator.map_or(0, |coordinator| coordinator.rx) };
+    let answers = coordinator.map_or(0, |coordinator| coordinator.rx);
+    let mut window = Window { age_us: statistics.age, answers, unread_us: None };
     let settled = statistics.cgrp.as_ref().is_some_and(|group| group.state == "up" && group.join_state == "steady");
-    let sent_us = coordinator.filter(|_| settled).and_then(|coordinator| sent_us(before, window, coordinator));
-    (window, sent_us.and_then(|sent_us| u64::try_from(sent_us).ok()))
+    let coordinator = coordinator.filter(|coordinator| settled && was_connected(before, window, coordinator));
+    let Some(coordinator) = coordinator else { return (window, None) };
+    let sent_us = sent_us(before, window, coordinator);
+    let is_read = coordinator.rxidle >= READ_AFTER_US;
+    window.unread_us = sent_us.filter(|_| !is_read);
+    let proven_us = sent_us.filter(|_| is_read).or(before.unread_us);
+    (window, proven_us.and_then(|proven_us| u64::try_from(proven_us).ok()))
+}
+
+/// On one connection ever since the last statistics.
+fn was_connected(before: Window, window: Window, coordinator: &Broker) -> bool {
+    coordinator.state == "UP" && coordinator.stateage >= window.age_us - before.age_us
 }
 
 /// Not after the request was sent whose answer came last.
 fn sent_us(before: Window, window: Window, coordinator: &Broker) -> Option<i64> {
     let times = coordinator.rtt.as_ref()?;
-    let connected = coordinator.state == "UP" && coordinator.stateage >= window.age_us - before.age_us;
     // What is counted on one side only is being received right now.
     let answers = u64::try_from(times.cnt).ok().filter(|answers| *answers > 0 && before.answers + answers == window.answers);
-    let read = coordinator.rxidle >= READ_AFTER_US;
-    (connected && answers.is_some() && read).then(|| window.age_us - coordinator.rxidle - times.max)
+    answers.map(|_| window.age_us - coordinator.rxidle - times.max)
 }
 
 #[cfg(test)]
@@ -111,7 +124,7 @@ mod tests {
         let reader = Broker { source: "learned".into(), rx: 99, ..Broker::default() };
         let brokers = HashMap::from([("b:9092/1".to_owned(), reader), ("GroupCoordinator".to_owned(), coordinator)]);
         let statistics = Statistics { age: 9_000_000, brokers, cgrp: Some(group), ..Statistics::default() };
-        let (window, proven_us) = read(Window { age_us: 8_000_000, answers: 10 }, &statistics);
+        let (window, proven_us) = read(Window { age_us: 8_000_000, answers: 10, unread_us: None }, &statistics);
         assert_eq!(window.age_us, 9_000_000);
         proven_us
     }
@@ -131,6 +144,28 @@ mod tests {
         none("not read yet", |broker, _| broker.rxidle = 19_999);
         none("no coordinator", |broker, _| broker.source = "learned".into());
         none("before there was a client", |broker, _| broker.rxidle = 9_000_001);
+    }
+
+    #[test]
+    fn an_answer_that_came_this_moment_counts_with_the_next_statistics() {
+        let (calm, group) = calm();
+        let statistics = |second: i64, rx, join_state: &str, stateage| {
+            let coordinator = Broker { rx, rxidle: 1_000, stateage, ..calm.clone() };
+            let cgrp = Some(ConsumerGroup { join_state: join_state.to_owned(), ..group.clone() });
+            Statistics {
+                age: second * 1_000_000,
+                brokers: HashMap::from([("GroupCoordinator".to_owned(), coordinator)]),
+                cgrp,
+                ..Statistics::default()
+            }
+        };
+        let first = Window { age_us: 8_000_000, answers: 10, unread_us: None };
+        let (window, proven_us) = read(first, &statistics(9, 13, "steady", 7_000_000));
+        assert_eq!(proven_us, None, "nobody may have read it yet");
+        let then = |statistics| read(window, &statistics).1;
+        assert_eq!(then(statistics(10, 16, "steady", 8_000_000)), Some(8_994_000), "it was read, as all the time one comes this moment");
+        assert_eq!(then(statistics(10, 16, "wait-join", 8_000_000)), None, "it may have told of the loss");
+        assert_eq!(then(statistics(10, 16, "steady", 900_000)), None, "a new connection");
     }
 
     #[test]
