@@ -140,6 +140,7 @@ fn a_reject_stops_a_house_that_is_told_to() {
     let answer = world.append(&[("p".to_owned(), Some(b"not json".to_vec()))]).remove(0);
     assert!(answer.is_err(), "it is not in the log: {answer:?}");
     world.eventually("everybody sees it", || world.house.standing().borrow().stopping);
+    world.eventually("what is still answered is marked as stale", || world.house.standing().borrow().stale_since_ms.is_some());
     let (sink, rejects) = (world.sink().len(), world.rejects().len());
     let error = world.ended().unwrap_err();
     assert!(matches!(error, HouseError::Rejected { partition: 0, offset: 1, reason: "not_json", .. }), "{error}");

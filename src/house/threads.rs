@@ -114,6 +114,10 @@ impl PumpThread {
                 break;
             }
         }
+        if !self.pump.has_left() {
+            // HTTP may go on for a moment, and others own the partitions by then.
+            self.board.apply(&Note::Adrift(Some((self.clock.now().wall_ms, "the house is ending".to_owned()))));
+        }
         self.pump.leave();
         if !ending.has_failed() {
             self.directory.leave();
