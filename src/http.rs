@@ -62,7 +62,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::peers::Peers;
 pub use self::{
-    access::{Access, AccessError, FreshToken, NoRandomness, Scope, cryptography},
+    access::{Access, AccessError, FreshToken, NoRandomness, PeerTrust, Scope, cryptography},
     entrance::Entrance,
     serve::serve,
 };
@@ -92,14 +92,15 @@ impl Front {
     pub fn new(desk: Desk, metrics: Arc<Metrics>, decoder: Arc<Decoder>, limits: HttpConfig) -> Self {
         let bodies = Arc::new(Semaphore::new(body::budget_kib(limits.max_body_bytes)));
         let nobody = watch::channel(Instances::default()).1;
-        let peers = Arc::new(Peers::new(nobody, None, PeerSecret::default(), (&limits, &metrics)));
+        let peers = Arc::new(Peers::new(nobody, None, Default::default(), (&limits, &metrics)));
         Self { desk, metrics, decoder, limits: Arc::new(limits), peers, bodies }
     }
 
-    /// The same among the instances of this directory. `here` is where this one is asked.
+    /// The same among the instances of this directory. `here` is where this one is asked; by the secret and the trust instances know each
+    /// other.
     #[must_use]
-    pub fn among(mut self, directory: watch::Receiver<Instances>, here: Option<&PeerUrl>, secret: PeerSecret) -> Self {
-        self.peers = Arc::new(Peers::new(directory, here, secret, (&self.limits, &self.metrics)));
+    pub fn among(mut self, directory: watch::Receiver<Instances>, here: Option<&PeerUrl>, known_by: (PeerSecret, PeerTrust)) -> Self {
+        self.peers = Arc::new(Peers::new(directory, here, known_by, (&self.limits, &self.metrics)));
         self
     }
 }

@@ -66,6 +66,10 @@ fn what_serve_refuses_it_refuses_in_the_same_words() {
             "house = \"h\"\nhttp.tls = { certificate = \"statehouse.toml\", key = \"statehouse.toml\" }".to_owned(),
             "http.tls.certificate = \"statehouse.toml\": there is no certificate in it",
         ),
+        (
+            "house = \"h\"\nhttp.peer_ca = \"statehouse.toml\"".to_owned(),
+            "http.peer_ca = \"statehouse.toml\": there is no certificate in it: name a PEM file that has those that vouch for the other instances",
+        ),
         ("house = \"h\"\n[[rule]]\nrule = \"any\"".to_owned(), "rule[0].priority = (missing): "),
         ("house = \"h\"\nlog = \"kafak\"".to_owned(), "log = \"kafak\": did you mean \"kafka\"? "),
     ] {

@@ -121,6 +121,7 @@ fn a_foreign_word_stands_in_one_place() {
         ("rdkafka", "src/log/kafka"),
         ("axum", "src/http"),
         ("hyper", "src/http"),
+        ("hyper_rustls", "src/http"),
         ("hyper_util", "src/http"),
         ("redb", "src/log/local"),
         ("rustls", "src/http"),

@@ -64,7 +64,8 @@ impl Serve {
         tracing::info!(house = config.house, workers = config.worker_count(), "the house is open");
         directory.announce(here.clone());
         let front = Front::new(house.desk().clone(), metrics, decoder, config.http);
-        entrance.open(front.among(directory.watch(), here.as_ref(), secret));
+        let known_by = (secret, entrance.access().trust().clone());
+        entrance.open(front.among(directory.watch(), here.as_ref(), known_by));
         let served = runtime.block_on(served(serving, &house, close));
         house.stop();
         house.wait()?;

@@ -72,6 +72,7 @@ impl Config {
         sample.topics.rejects = Some(topics.rejects);
         sample.topics.instances = Some(topics.instances);
         sample.http.peer_secret = Some("peer-secret".into());
+        sample.http.peer_ca = Some("peer-ca.pem".into());
         sample.http.advertise = PeerUrl::parse("http://node:7717").ok();
         let mut schema = Table::try_from(&sample).expect("the defaults are valid TOML");
         let kafka = schema.get_mut("kafka").and_then(Value::as_table_mut).expect("there is a section kafka");

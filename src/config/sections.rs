@@ -334,6 +334,8 @@ pub struct HttpConfig {
     /// A file with a secret that all instances of the house share: by it they know each other's entries and questions. None: whoever can
     /// write to the instances topic is trusted.
     pub peer_secret: Option<PathBuf>,
+    /// A PEM file with those that vouch for the other instances' certificates; none: those whom the machine trusts.
+    pub peer_ca: Option<PathBuf>,
     /// Another instance must answer within this time.
     pub peer_timeout_ms: u64,
 }
@@ -388,6 +390,7 @@ impl Default for HttpConfig {
             advertise: None,
             route: RouteConfig::Proxy,
             peer_secret: None,
+            peer_ca: None,
             peer_timeout_ms: 5_000,
         }
     }

@@ -32,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::{failures::Failures, hosts::Hosts, kept::Kept, tls::Identity, tokens::TokenSet};
 pub use self::{
-    tls::cryptography,
+    tls::{PeerTrust, cryptography},
     tokens::{FreshToken, NoRandomness, Scope},
 };
 use super::problem::{self, Problem};
@@ -51,6 +51,7 @@ struct Shared {
     identity: Option<Kept<Identity>>,
     /// What other instances of the house show instead of a token.
     peers: PeerSecret,
+    trust: PeerTrust,
     hosts: Hosts,
     failures: Failures,
 }
@@ -108,11 +109,18 @@ impl Access {
             path: http.peer_secret.clone().unwrap_or_default(),
             problem,
         })?;
-        let shared = Shared { tokens, identity, peers, hosts: Hosts::of(http), failures: Failures::default() };
+        let trust = PeerTrust::of(http)?;
+        let shared = Shared { tokens, identity, peers, trust, hosts: Hosts::of(http), failures: Failures::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Whether anything of it is read from files.
+    /// Whom this instance believes as it asks others.
+    #[must_use]
+    pub fn trust(&self) -> &PeerTrust {
+        &self.shared.trust
+    }
+
+    /// Whether anything of it is read from files again.
     #[must_use]
     pub fn has_files(&self) -> bool {
         self.shared.tokens.is_some() || self.shared.identity.is_some()

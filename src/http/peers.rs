@@ -23,6 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{
         Client,
@@ -34,7 +35,10 @@ use serde_json::Value;
 use tokio::{net::lookup_host, sync::Semaphore, sync::watch, time::timeout};
 use tower_service::Service;
 
-use super::problem::{self, Problem};
+use super::{
+    access::PeerTrust,
+    problem::{self, Problem},
+};
 use crate::{
     config::{HttpConfig, PeerUrl, RouteConfig, is_asked},
     log::directory::{Instance, Instances, PeerSecret},
@@ -62,7 +66,7 @@ const PASSED_ON: [HeaderName; 4] = [header::CONTENT_TYPE, header::RETRY_AFTER, s
 #[derive(Debug)]
 pub(super) struct Peers {
     directory: watch::Receiver<Instances>,
-    client: Client<HttpConnector<Lookup>, Empty<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector<Lookup>>, Empty<Bytes>>,
     slots: Semaphore,
     metrics: Arc<Metrics>,
     secret: PeerSecret,
@@ -84,17 +88,20 @@ pub(super) struct Said {
 }
 
 impl Peers {
-    /// `here` is where this instance is asked.
+    /// `here` is where this instance is asked. By the secret and the trust instances know each other.
     pub(super) fn new(
         directory: watch::Receiver<Instances>,
         here: Option<&PeerUrl>,
-        secret: PeerSecret,
+        (secret, trust): (PeerSecret, PeerTrust),
         (http, metrics): (&HttpConfig, &Arc<Metrics>),
     ) -> Self {
         let on_loopback = here.is_some_and(PeerUrl::is_loopback);
         let mut connector = HttpConnector::new_with_resolver(Lookup { on_loopback });
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(trust.config()).https_or_http().enable_http1().wrap_connector(connector);
         let mut builder = Client::builder(TokioExecutor::new());
         builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).pool_max_idle_per_host(IDLE_MAX);
         Self {
@@ -146,13 +153,10 @@ impl Peers {
             let detail = format!("instance {} does not answer: {why}", instance.id);
             Problem::new(problem::PEER, detail).with("instance", instance.id.as_str()).with("url", url.to_string())
         };
-        if url.is_tls() {
-            return Err(silent("it speaks TLS, and this instance does not speak it to others; set http.route = \"redirect\""));
-        }
         let said = timeout(patience, self.answer(&instance.id, (&uri, patience))).await;
         self.metrics.peer_asked(matches!(said, Ok(Ok(_))));
         let said = said.map_err(|_| silent(&format!("nothing within {}", humantime::format_duration(patience))))?;
-        let said = said.map_err(|why| silent(&why))?;
+        let said = said.map_err(|why| silent(&if why.contains("certificate") { why + "; see http.peer_ca" } else { why }))?;
         match said.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(silent("it does not know this instance; see http.peer_secret of both")),
             status if status.is_redirection() || status.is_informational() => Err(silent("it answers as no instance does")),

@@ -10,8 +10,8 @@ use std::{
 
 use serde_json::{Value, json};
 use statehouse::{
-    config::{HttpConfig, PeerUrl, RouteConfig},
-    http::{FreshToken, Scope},
+    config::{HttpConfig, PeerUrl, RouteConfig, TlsConfig},
+    http::{FreshToken, PeerTrust, Scope},
     log::directory::{Entry, Instances, PeerSecret},
 };
 use statehouse_dataflows::vocabulary::Partition;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     backend::{Backend, PARTITIONS},
+    certificate::Certificate,
     client::Response,
     server::Server,
 };
@@ -43,8 +44,9 @@ impl Town {
         let houses = [house.clone(), house.sibling(), house.sibling()];
         let directories: Vec<_> = (0..3).map(|n| Arc::new(watch::Sender::new(Instances::new(&n.to_string(), PARTITIONS)))).collect();
         let here = PeerUrl::parse("http://127.0.0.1:1").unwrap();
+        let known_by = (secret.clone(), PeerTrust::of(limits).unwrap());
         let server = |(house, directory): (Backend, &Arc<watch::Sender<Instances>>)| {
-            Server::of(house, limits.clone(), |front| front.among(directory.subscribe(), Some(&here), secret.clone()))
+            Server::of(house, limits.clone(), |front| front.among(directory.subscribe(), Some(&here), known_by.clone()))
         };
         let servers: Vec<_> = houses.into_iter().zip(&directories).map(server).collect();
         let town = Self { servers, directories };
@@ -307,6 +309,31 @@ fn with_tokens_instances_know_each_other_by_their_secret_or_not_at_all() {
     assert!(response.body.contains("http.peer_secret"), "{response:?}");
     let town = Town::knowing(&HttpConfig { tokens, ..HttpConfig::default() }, &PeerSecret::default());
     assert_eq!(town.servers[0].send_with("GET", READS[0], &credentials).problem(), "not-owner", "nobody proves to be an instance");
+}
+
+#[test]
+fn instances_ask_each_other_over_tls_and_believe_whom_they_are_told_to() {
+    let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (own, strangers) = (Certificate::make(directory.path()), Certificate::make(other.path()));
+    for (vouching, is_believed) in [(&own, true), (&strangers, false)] {
+        let mut town = Town::with(&HttpConfig { peer_ca: Some(vouching.certificate.clone()), ..HttpConfig::default() });
+        // Another one owns partition 1 now, and speaks nothing but TLS.
+        let tls = TlsConfig { certificate: Some(own.certificate.clone()), key: Some(own.key.clone()) };
+        let over_tls = Server::of(town.servers[1].house.clone(), HttpConfig { tls, ..HttpConfig::default() }, |front| front);
+        town.tell("1", Some(&format!("https://{}", over_tls.address)), &[1]);
+        town.servers.push(over_tls);
+        for (target, problem) in [(READS[0], Some("object-not-found")), ("/v1/objects", None)] {
+            let response = town.servers[0].get(target);
+            match (is_believed, problem) {
+                (true, Some(problem)) => assert_eq!(response.problem(), problem, "the owner says so"),
+                (true, None) => assert_eq!(response.status, 200, "{response:?}"),
+                (false, _) => {
+                    assert_eq!((response.status, response.problem().as_str()), (503, "instance-unavailable"), "{target}");
+                    assert!(response.body.contains("certificate") && response.body.contains("http.peer_ca"), "{response:?}");
+                }
+            }
+        }
+    }
 }
 
 fn names(response: &Response) -> Vec<String> {

@@ -1,9 +1,9 @@
-//! TLS: who the server says it is. Version 1.2 or newer, HTTP/1.1.
+//! TLS: who the server says it is, and whom it believes that they are other instances. Version 1.2 or newer, HTTP/1.1.
 
 use std::{fs, path::Path, sync::Arc};
 
 use rustls::{
-    ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -11,9 +11,11 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::{AccessError, kept::Content};
+use crate::config::HttpConfig;
 
 const CERTIFICATE: &str = "http.tls.certificate";
 const KEY: &str = "http.tls.key";
+const PEER_CA: &str = "http.peer_ca";
 
 /// A certificate with its chain and key.
 pub(super) struct Identity {
@@ -31,16 +33,9 @@ pub fn cryptography() -> Arc<CryptoProvider> {
 /// # Errors
 /// When, and only when, one can't be read, or they do not go together.
 pub(super) fn read(certificate: &Path, key: &Path) -> Result<Content<Identity>, AccessError> {
-    let chain_pem = fs::read(certificate).map_err(|error| AccessError::new(CERTIFICATE, certificate, format!("can't read it: {error}")))?;
+    let (chain_pem, chain) = certificates(CERTIFICATE, certificate)?;
     let key_pem = fs::read(key).map_err(|error| AccessError::new(KEY, key, format!("can't read it: {error}")))?;
     let key_pem = Zeroizing::new(key_pem);
-    let chain = CertificateDer::pem_slice_iter(&chain_pem).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| AccessError::new(CERTIFICATE, certificate, format!("not PEM: {error}")))?;
-    if chain.is_empty() {
-        let problem =
-            "there is no certificate in it: name a PEM file that begins with the server's own, followed by those that vouch for it";
-        return Err(AccessError::new(CERTIFICATE, certificate, problem));
-    }
     let private = PrivateKeyDer::from_pem_slice(&key_pem);
     // The error's own text is of the file's form, not of its content.
     let private =
@@ -50,6 +45,65 @@ pub(super) fn read(certificate: &Path, key: &Path) -> Result<Content<Identity>, 
     let mut config = config.map_err(|error| AccessError::new(KEY, key, format!("does not go with {CERTIFICATE}: {error}")))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Content::new(Identity { config: Arc::new(config) }, &[&chain_pem, &key_pem]))
+}
+
+/// The bytes of a PEM file and the certificates in it: at least one.
+fn certificates(setting: &'static str, file: &Path) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), AccessError> {
+    let pem = fs::read(file).map_err(|error| AccessError::new(setting, file, format!("can't read it: {error}")))?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|error| AccessError::new(setting, file, format!("not PEM: {error}")))?;
+    if found.is_empty() {
+        let content = if setting == PEER_CA {
+            "those that vouch for the other instances"
+        } else {
+            "the server's own, followed by those that vouch for it"
+        };
+        let fix = format!("there is no certificate in it: name a PEM file that has {content}");
+        return Err(AccessError::new(setting, file, fix));
+    }
+    Ok((pem, found))
+}
+
+/// Whom this instance believes as it asks others over TLS. By default nobody.
+#[derive(Clone, Debug)]
+pub struct PeerTrust {
+    config: ClientConfig,
+}
+
+impl PeerTrust {
+    /// Those in the file of `http.peer_ca`; without it those whom the machine trusts.
+    ///
+    /// # Errors
+    /// When, and only when, the file can't be read, or has none that can vouch for others.
+    pub fn of(http: &HttpConfig) -> Result<Self, AccessError> {
+        let mut roots = RootCertStore::empty();
+        let Some(file) = &http.peer_ca else {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            return Ok(Self::in_those(roots));
+        };
+        for root in certificates(PEER_CA, file)?.1 {
+            roots
+                .add(root)
+                .map_err(|error| AccessError::new(PEER_CA, file, format!("a certificate in it can't vouch for others: {error}")))?;
+        }
+        Ok(Self::in_those(roots))
+    }
+
+    fn in_those(roots: RootCertStore) -> Self {
+        let builder = ClientConfig::builder_with_provider(cryptography()).with_safe_default_protocol_versions();
+        let builder = builder.expect("the cryptography has what the default versions need");
+        Self { config: builder.with_root_certificates(roots).with_no_client_auth() }
+    }
+
+    pub(in crate::http) fn config(&self) -> ClientConfig {
+        self.config.clone()
+    }
+}
+
+impl Default for PeerTrust {
+    fn default() -> Self {
+        Self::in_those(RootCertStore::empty())
+    }
 }
 
 impl Identity {
