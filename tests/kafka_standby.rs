@@ -88,7 +88,7 @@ impl House {
                 producer.poll(Duration::from_millis(10)); // its queue is full
                 record = again;
             }
-            if n % 100 == 0 {
+            if n % 20 == 0 {
                 thread::sleep(Duration::from_millis(20));
             }
         }
