@@ -3,6 +3,9 @@
 //! A copy is begun when nothing of our own waits to be restored, filled by deliveries as a restore is, and then follows its owner's chunks, each at
 //! one seq. It is in no transaction. When its partition is assigned to us, whoever keeps the copies proves that it is what is committed,
 //! and it goes on as if it were restored. Any doubt ends in a plain restore, or in a copy begun anew.
+//!
+//! Known limit: after a failed epoch the workers forget copies, too. The group refuses an epoch that is in flight as its generation changes, so
+//! under steady commits a rebalance can cost an instance its copies, and what it is assigned then is restored.
 
 use std::{collections::BTreeSet, mem, sync::Arc};
 
