@@ -33,7 +33,7 @@ pub fn cryptography() -> Arc<CryptoProvider> {
 /// # Errors
 /// When, and only when, one can't be read, or they do not go together.
 pub(super) fn read(certificate: &Path, key: &Path) -> Result<Content<Identity>, AccessError> {
-    let (chain_pem, chain) = certificates(CERTIFICATE, certificate)?;
+    let (chain_pem, chain) = certificates((CERTIFICATE, "begins with the server's own, followed by those that vouch for it"), certificate)?;
     let key_pem = fs::read(key).map_err(|error| AccessError::new(KEY, key, format!("can't read it: {error}")))?;
     let key_pem = Zeroizing::new(key_pem);
     let private = PrivateKeyDer::from_pem_slice(&key_pem);
@@ -47,18 +47,13 @@ pub(super) fn read(certificate: &Path, key: &Path) -> Result<Content<Identity>, 
     Ok(Content::new(Identity { config: Arc::new(config) }, &[&chain_pem, &key_pem]))
 }
 
-/// The bytes of a PEM file and the certificates in it: at least one.
-fn certificates(setting: &'static str, file: &Path) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), AccessError> {
+/// The bytes of a PEM file and the certificates in it: at least one. A setting comes with what its file should have.
+fn certificates((setting, content): (&'static str, &str), file: &Path) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), AccessError> {
     let pem = fs::read(file).map_err(|error| AccessError::new(setting, file, format!("can't read it: {error}")))?;
     let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|error| AccessError::new(setting, file, format!("not PEM: {error}")))?;
     if found.is_empty() {
-        let content = if setting == PEER_CA {
-            "those that vouch for the other instances"
-        } else {
-            "the server's own, followed by those that vouch for it"
-        };
-        let fix = format!("there is no certificate in it: name a PEM file that has {content}");
+        let fix = format!("there is no certificate in it: name a PEM file that {content}");
         return Err(AccessError::new(setting, file, fix));
     }
     Ok((pem, found))
@@ -81,7 +76,7 @@ impl PeerTrust {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             return Ok(Self::in_those(roots));
         };
-        for root in certificates(PEER_CA, file)?.1 {
+        for root in certificates((PEER_CA, "has those that vouch for the other instances"), file)?.1 {
             roots
                 .add(root)
                 .map_err(|error| AccessError::new(PEER_CA, file, format!("a certificate in it can't vouch for others: {error}")))?;
