@@ -34,7 +34,10 @@ impl Workload {
     /// Tells on until it is over, at an even pace; what an outage held up is caught up with, as far as the client's queue keeps it.
     pub(crate) fn tell(self, config: &Config, mut dice: Dice, (over, told): (&AtomicBool, &AtomicU64)) {
         let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", &config.kafka.brokers).set("partitioner", "murmur2_random").set("linger.ms", "10");
+        client.set("bootstrap.servers", &config.kafka.brokers).set("partitioner", "murmur2_random");
+        // Batches that come faster than they are acknowledged fill the five places in flight, and the client then polls without a pause until
+        // one is free: with 10 ms it takes more than a processor of those that all share.
+        client.set("linger.ms", "100");
         client.set("enable.idempotence", "true").set("compression.codec", "lz4").set("message.timeout.ms", "300000");
         client.set("queue.buffering.max.messages", "200000").set("log_level", "2");
         let producer: BaseProducer = client.create().expect("a producer");
@@ -62,7 +65,7 @@ impl Workload {
                 told.fetch_add(1, Ordering::Relaxed);
             }
             producer.poll(Duration::ZERO);
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(20));
         }
         let _whatever_is_in_the_source_counts = producer.flush(Duration::from_secs(60));
     }
