@@ -75,12 +75,14 @@ pub enum Feed {
         /// The first seq not in it.
         end: Seq,
     },
-    /// Drop everything and begin anew, empty.
+    /// Drop everything but the spared copies and begin anew.
     Reset {
         /// How often everything was dropped; outputs carry it.
         generation: u64,
         /// The partitions to be restored: nothing of them is answered before.
         owned: Arc<[Partition]>,
+        /// Copies that are kept, each with a seq of its own.
+        spared: Arc<[Run]>,
     },
 }
 

@@ -224,7 +224,7 @@ impl Pump {
     /// Whether deliveries of a restore are welcome now; otherwise they wait.
     #[must_use]
     pub fn wants_deliveries(&self) -> bool {
-        self.dropped || self.stopping || (self.may_restore() && self.releases.is_empty())
+        self.stopping || (!self.dropped && self.may_restore() && self.releases.is_empty())
     }
 
     /// Takes a delivery of a restore or of a copy. One for an assignment that is over, or of a house that stops, is dropped.
@@ -236,12 +236,10 @@ impl Pump {
             return Ok(());
         }
         let Some(line) = self.lines.get_mut(&delivery.partition) else {
-            if !self.dropped {
-                self.copied(delivery, out);
-            }
+            self.copied(delivery, out);
             return Ok(());
         };
-        if line.number != delivery.number || line.phase != Phase::Restoring || line.leaving {
+        if line.number != delivery.number || !matches!(line.phase, Phase::Restoring | Phase::Proving) || line.leaving {
             return Ok(());
         }
         match delivery.what {

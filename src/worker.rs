@@ -9,7 +9,7 @@ use statehouse_dataflows::{
     engine::{Closed, Engine, WINDOW},
     plan::Plan,
     slice::SliceAsk,
-    vocabulary::{Partition, Seq},
+    vocabulary::{Partition, Run, Seq},
 };
 
 use crate::{
@@ -94,7 +94,7 @@ impl Worker {
                 self.asks.retain(|ask| ask.partition != run.partition);
             }
             Feed::Seal { epoch, end } => return Some(self.seal(epoch, end)),
-            Feed::Reset { generation, owned } => self.reset(generation, &owned),
+            Feed::Reset { generation, owned, spared } => self.reset(generation, &owned, &spared),
         }
         None
     }
@@ -197,8 +197,8 @@ impl Worker {
         Output { worker, epoch, generation, parts: parts.0, refused, causes, counts }
     }
 
-    fn reset(&mut self, generation: u64, owned: &[Partition]) {
-        self.engine = Engine::new(Arc::clone(&self.setup.plan));
+    fn reset(&mut self, generation: u64, owned: &[Partition], spared: &[Run]) {
+        self.engine = self.engine.anew(spared);
         self.absent = owned.iter().map(|partition| (*partition, None)).collect();
         self.generation = generation;
         self.rejects.clear();

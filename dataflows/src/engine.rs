@@ -12,6 +12,7 @@
 //! see and arrangements compact. Objects are routed to workers by whoever feeds them, so nothing is exchanged and every engine is a
 //! single-threaded timely computation of its own.
 
+mod anew;
 mod answer;
 mod build;
 mod follow;

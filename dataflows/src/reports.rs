@@ -394,6 +394,13 @@ impl Reports {
         });
     }
 
+    /// The objects of a partition of which there is anything.
+    pub(crate) fn of(&self, partition: Partition) -> Vec<ObjectId> {
+        let is_its = |object: &&Object| object.partition == partition && (object.posted().is_some() || !object.agents.is_empty());
+        let its = self.objects.iter().enumerate().filter(|(_, object)| object.as_ref().is_some_and(|object| is_its(&object)));
+        its.map(|(id, _)| id as ObjectId).collect()
+    }
+
     pub(crate) fn object(&self, id: ObjectId) -> &Object {
         self.objects[id as usize].as_ref().expect("a known object")
     }

@@ -121,13 +121,17 @@ impl Trial {
             Act::Crash(workers, sets) => self.take_over(*workers, sets.as_deref()),
             Act::GiveUp(partition) => self.follower.give_up(*partition),
             Act::Lose(partition) => {
-                // Half of a copy, which is given up before it is whole.
+                // Half of a copy, which is given up before it is whole, or is the follower's own and goes with an epoch that fails.
                 self.follower.give_up(*partition);
                 self.follower.pump.rewind(*partition, &self.committed.1);
                 let objects = self.store.of(*partition);
                 self.follower.world.restore(&mut self.follower.pump, *partition, &objects[objects.len() / 2..]);
-                self.follower.copies.insert(*partition);
-                self.follower.give_up(*partition);
+                if self.expected.len().is_multiple_of(2) {
+                    self.follower.copies.insert(*partition);
+                    self.follower.give_up(*partition);
+                } else {
+                    self.follower.fail(*partition, &self.open);
+                }
             }
         }
     }
@@ -242,6 +246,18 @@ impl Follower {
         let Left { changes, rows, digests, .. } = self.world.close(self.pump.next);
         assert!(changes.is_empty() && rows.is_empty() && digests.is_empty(), "a copy says nothing: {changes:?} {rows:?} {digests:?}");
         self.world.committed(self.pump.next - 1);
+    }
+
+    /// Takes over what there is of a partition and goes on with these steps, and then an epoch fails, closed or not: nothing of that is left.
+    fn fail(&mut self, partition: Partition, steps: &[Step]) {
+        let compared = self.pump.compared(partition);
+        self.world.feed(&[compared]);
+        let steps: Vec<_> = steps.iter().filter(|step| step.partition() == partition).cloned().collect();
+        self.world.feed(&self.pump.feed(&steps));
+        if steps.len().is_multiple_of(2) {
+            self.world.close(self.pump.next);
+        }
+        self.world.begin_anew(&mut self.pump, &self.copies);
     }
 
     fn give_up(&mut self, partition: Partition) {

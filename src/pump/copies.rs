@@ -3,15 +3,16 @@
 //! A copy is begun when nothing of our own waits to be restored, filled by deliveries as a restore is, and then follows its owner's chunks, each at
 //! one seq. It is in no transaction. When its partition is assigned to us, whoever keeps the copies proves that it is what is committed,
 //! and it goes on as if it were restored. Any doubt ends in a plain restore, or in a copy begun anew.
-//!
-//! Known limit: after a failed epoch the workers forget copies, too. The group refuses an epoch that is in flight as its generation changes, so
-//! under steady commits a rebalance can cost an instance its copies, and what it is assigned then is restored.
+//! A failed epoch, such as the one that the group refuses when its generation changes meanwhile, leaves whole copies as they are.
 
-use std::{collections::BTreeSet, mem, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use statehouse_dataflows::vocabulary::{Millis, Partition, Row, Run};
 
-use super::{Pump, Sent, line::Line};
+use super::{
+    Pump, Sent,
+    line::{Line, Phase},
+};
 use crate::message::{CopyPart, Delivered, Delivery, Feed, Note, Order, Standpoint};
 
 /// A copy of another's partition.
@@ -78,8 +79,9 @@ impl Pump {
     /// A partition is ours: if there is a whole copy of it, that is to be proven. Otherwise what there is of it goes.
     pub(super) fn take_over(&mut self, partition: Partition, out: &mut Vec<Sent>) -> bool {
         match self.copies.remove(&partition) {
-            Some(Copy { line, whole: true, .. }) => {
+            Some(Copy { mut line, whole: true, .. }) => {
                 let number = line.number;
+                line.phase = Phase::Proving;
                 self.lines.insert(partition, line);
                 out.push(Sent::Note(Note::TakingOver(partition)));
                 out.push(Sent::Order(Order::TakeOver { partition, number }));
@@ -111,12 +113,22 @@ impl Pump {
         self.copies.values().filter_map(part).collect()
     }
 
-    /// The workers are about to forget everything; copies begin anew after our own.
-    pub(super) fn forget_copies(&mut self, out: &mut Vec<Sent>) {
-        let gone: Vec<_> = mem::take(&mut self.copies).into_keys().collect();
+    /// The workers are about to forget everything but whole copies: a seq for each of these, and for those that are being proven. Others
+    /// begin anew after our own.
+    pub(super) fn spare_copies(&mut self, out: &mut Vec<Sent>) -> Arc<[Run]> {
+        let gone: Vec<_> = self.copies.iter().filter(|(_, copy)| !copy.whole).map(|(partition, _)| *partition).collect();
+        self.copies.retain(|_, copy| copy.whole);
         if !gone.is_empty() {
             out.push(Sent::Note(Note::Gone(gone)));
         }
+        let proving = self.lines.values().filter(|line| line.phase == Phase::Proving);
+        let spared = self.copies.values().map(|copy| &copy.line).chain(proving);
+        spared.map(|line| line.aside(&mut self.next)).collect()
+    }
+
+    /// What is not whole yet is not spared.
+    pub(super) fn cancel_partial_copies(&self) {
+        self.copies.values().filter(|copy| !copy.whole).for_each(|copy| copy.line.cancel());
     }
 
     /// No more of them is delivered.

@@ -23,7 +23,7 @@ impl Pump {
     /// After a loss this says that the group is joined again, even if it brings nothing.
     pub(super) fn assigned(&mut self, partitions: Vec<Partition>, out: &mut Vec<Sent>) {
         for partition in partitions {
-            if !self.dropped && self.take_over(partition, out) {
+            if self.take_over(partition, out) {
                 continue;
             }
             self.lines.insert(partition, Line::new(partition));
@@ -36,20 +36,22 @@ impl Pump {
         self.joined = true;
     }
 
-    /// The workers drop what they have, and everything owned is restored. All of that is said before any state goes.
+    /// The workers drop what they have but copies, which are in no transaction, and everything owned is restored, if it is not just being
+    /// taken over from its copy. All of that is said before any state goes.
     pub(super) fn begin_anew(&mut self, out: &mut Vec<Sent>) {
         self.dropped = false;
         let gone: Vec<_> = mem::take(&mut self.ghosts).into_iter().filter(|partition| !self.lines.contains_key(partition)).collect();
         out.push(Sent::Note(Note::Adrift(None)));
-        self.forget_copies(out);
+        let spared = self.spare_copies(out);
         if !gone.is_empty() {
             out.push(Sent::Note(Note::Gone(gone)));
         }
         // What is leaving has nothing to commit any more, and is let go in this turn.
-        let owned: Arc<[Partition]> = self.lines.values().filter(|line| !line.leaving).map(|line| line.partition).collect();
+        let is_to_restore = |line: &&Line| !line.leaving && line.phase != Phase::Proving;
+        let owned: Arc<[Partition]> = self.lines.values().filter(is_to_restore).map(|line| line.partition).collect();
         owned.iter().for_each(|partition| self.request(*partition, out));
         let generation = self.generation;
-        self.to_all(out, || Feed::Reset { generation, owned: Arc::clone(&owned) });
+        self.to_all(out, || Feed::Reset { generation, owned: Arc::clone(&owned), spared: Arc::clone(&spared) });
     }
 
     pub(super) fn request(&mut self, partition: Partition, out: &mut Vec<Sent>) {
@@ -79,7 +81,7 @@ impl Pump {
         for partition in &partitions {
             let Some(line) = self.lines.get(partition) else { continue };
             line.cancel();
-            if line.phase == Phase::Restoring {
+            if matches!(line.phase, Phase::Restoring | Phase::Proving) {
                 self.give_up(*partition, out);
                 continue;
             }
@@ -134,15 +136,15 @@ impl Pump {
         Ok(())
     }
 
-    /// What came after the last epoch cut goes, and everything is restored once that is resolved.
+    /// What came after the last epoch cut goes, and everything but copies is restored once that is resolved.
     pub(super) fn drop_open(&mut self, now: Now) -> Result<(), LogError> {
         self.generation += 1;
         self.dropped = true;
-        self.cancel_copies();
+        self.cancel_partial_copies();
         self.backlog.clear();
         self.open = Open { first: self.next, since: now.monotonic, ..Open::default() };
         let mut outcome = Ok(());
-        for line in self.lines.values_mut() {
+        for line in self.lines.values_mut().filter(|line| line.phase != Phase::Proving) {
             line.cancel();
             if mem::replace(&mut line.phase, Phase::Waiting) == Phase::Live {
                 outcome = outcome.and(self.source.suspend(line.partition));

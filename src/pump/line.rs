@@ -18,6 +18,8 @@ pub(crate) enum Phase {
     Waiting,
     /// Its rows are being read back.
     Restoring,
+    /// There was a copy of it, which is being proven to be what is committed.
+    Proving,
     /// All its rows are back, and what is published is compared with what the rules of today make of it, some objects at a time.
     Comparing,
     /// A fresh house: its first start position waits for its commit.

@@ -163,7 +163,10 @@ impl Bench {
             Sent::Worker(_, Feed::Chunk { run, objects }) => format!("chunk {} of {} objects", runs(&[run]), objects.len()),
             Sent::Worker(_, Feed::GiveUp(run)) => format!("give up {}", runs(&[run])),
             Sent::Worker(_, Feed::Seal { epoch, end }) => format!("seal {epoch} before {end}"),
-            Sent::Worker(_, Feed::Reset { generation, owned }) => format!("reset {generation} {owned:?}"),
+            Sent::Worker(_, Feed::Reset { generation, owned, spared }) => {
+                let spared = if spared.is_empty() { String::new() } else { format!(", spared {}", runs(&spared)) };
+                format!("reset {generation} {owned:?}{spared}")
+            }
             Sent::Restore(request) => {
                 let partition = request.partition;
                 self.requests.insert(partition, request);

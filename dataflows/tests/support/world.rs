@@ -137,6 +137,13 @@ impl World {
         self.rounds.iter_mut().for_each(|rounds| _ = rounds.remove(&partition));
     }
 
+    /// Everything but these partitions is forgotten.
+    pub(crate) fn begin_anew(&mut self, pump: &mut Pump, spared: &BTreeSet<Partition>) {
+        let runs: Vec<Run> = spared.iter().map(|partition| pump.aside(*partition)).collect();
+        self.engines.iter_mut().for_each(|engine| *engine = engine.anew(&runs));
+        self.rounds.iter_mut().for_each(BTreeMap::clear);
+    }
+
     pub(crate) fn drain(&mut self, pump: &mut Pump, what: Arrangement) {
         let run = pump.aside(0);
         self.run(run);

@@ -97,13 +97,58 @@ fn copies_come_after_our_own_and_go_when_they_are_not_wanted() {
 }
 
 #[test]
-fn a_failed_commit_ends_copies_and_they_begin_anew_after_our_own() {
+fn a_failed_commit_spares_whole_copies() {
     let mut bench = Bench::copying(3);
     bench.pass(5);
     bench.turn();
     bench.resolved(Resolved::Failed);
+    assert!(!bench.requests[&3].cancelled.load(Ordering::Relaxed) && !bench.pump.wants_deliveries(), "what comes meanwhile waits");
+    bench.resolved(Resolved::Recovered);
+    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "reset 1 [0], spared 3/7: 3+1 @100"]);
+    assert_eq!(bench.deliver(3, Delivered::Chunk(at(2, 25), vec![])), ["chunk 3/7: 4+1 @200 of 0 objects"]);
+    assert_eq!(bench.polled(Polled::Assigned(vec![3])), ["TakingOver(3)", "take over 3"]);
+}
+
+#[test]
+fn a_failed_commit_spares_what_is_being_taken_over() {
+    let mut bench = Bench::copying(3);
+    bench.pass(5);
+    bench.turn();
+    bench.polled(Polled::Assigned(vec![3]));
+    bench.resolved(Resolved::Failed);
+    bench.resolved(Resolved::Recovered);
+    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "reset 1 [0], spared 3/7: 3+1 @100"]);
+    bench.deliver(3, Delivered::Begin(at(1, 20)));
+    assert_eq!(bench.deliver(3, Delivered::End), ["compare 3/7: 4+1 @100"]);
+    // From here on it is in epochs, and goes with one that fails.
+    bench.pass(5);
+    bench.turn();
+    bench.resolved(Resolved::Failed);
+    bench.resolved(Resolved::Recovered);
+    let told = bench.turn();
+    assert_eq!(told.last().map(String::as_str), Some("reset 2 [0, 3]"), "{told:?}");
+}
+
+#[test]
+fn what_is_assigned_while_a_commit_is_recovered_from_is_taken_over_from_its_copy() {
+    let mut bench = Bench::copying(3);
+    bench.pass(5);
+    bench.turn();
+    bench.resolved(Resolved::Failed);
+    assert_eq!(bench.polled(Polled::Assigned(vec![3])), ["TakingOver(3)", "take over 3"]);
+    bench.resolved(Resolved::Recovered);
+    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "reset 1 [0], spared 3/7: 3+1 @100"]);
+}
+
+#[test]
+fn a_failed_commit_ends_a_copy_that_is_not_whole() {
+    let mut bench = Bench::live(&[0], 100);
+    bench.pump.keep([3].into());
+    bench.turn();
+    bench.pass(5);
+    bench.turn();
+    bench.resolved(Resolved::Failed);
     assert!(bench.requests[&3].cancelled.load(Ordering::Relaxed));
-    assert_eq!(bench.deliver(3, Delivered::Chunk(at(2, 25), vec![])), Vec::<String>::new(), "the workers are about to forget it");
     bench.resolved(Resolved::Recovered);
     assert_eq!(bench.turn(), ["Adrift(None)", "Gone([3])", "Restoring(0)", "restore 0", "reset 1 [0]"]);
     bench.deliver(0, Delivered::Begin(at(1, 10)));
