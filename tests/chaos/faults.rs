@@ -193,7 +193,7 @@ impl<'a> Faults<'a> {
             Fault::Proxy => {
                 self.disturb_route();
                 self.sleep(1_000, 6_000);
-                self.mend_route();
+                mend(self.proxies);
             }
             Fault::ForeignTransaction => {
                 let (open, commits) = self.open_foreign();
@@ -238,9 +238,16 @@ impl<'a> Faults<'a> {
             0 => {
                 self.disturb_route();
                 self.sleep(0, 2_000);
-                let outcome = self.kill(false, true);
-                self.mend_route();
-                outcome
+                let at = Instant::now();
+                let proxies = self.proxies;
+                thread::scope(|scope| {
+                    // Who reaches some brokers and not others may hold partitions that it can do nothing for as long as that lasts.
+                    scope.spawn(move || {
+                        thread::sleep(Duration::from_secs(5).saturating_sub(at.elapsed()));
+                        mend(proxies);
+                    });
+                    self.kill(false, true)
+                })
             }
             1 => {
                 let (open, commits) = self.open_foreign();
@@ -305,10 +312,6 @@ impl<'a> Faults<'a> {
         let all = self.dice.roll(2) == 0;
         let one = self.dice.roll(self.proxies.len() as u64) as usize;
         self.proxies.iter().enumerate().filter(|(at, _)| all || *at == one).for_each(|(_, proxy)| proxy.set(way));
-    }
-
-    fn mend_route(&self) {
-        self.proxies.iter().for_each(|proxy| proxy.set(Way::Open));
     }
 
     /// A record of a stranger's transaction in one of the topics, and whether that is to be committed.
@@ -389,6 +392,10 @@ impl<'a> Faults<'a> {
         let more_ms = self.dice.roll(more_ms);
         thread::sleep(Duration::from_millis(least_ms + more_ms));
     }
+}
+
+fn mend(proxies: &[Proxy]) {
+    proxies.iter().for_each(|proxy| proxy.set(Way::Open));
 }
 
 fn close(foreign: &BaseProducer, commits: bool) -> Result<(), String> {
