@@ -341,8 +341,8 @@ pub enum Tailed<'a> {
     Record(Partition, Offset, &'a [u8]),
     /// Everything of this partition that is committed has come.
     End(Partition),
-    /// What should come next of some partition was deleted meanwhile.
-    Lost,
+    /// What should come next of this partition was deleted meanwhile, or that can't be excluded.
+    Lost(Partition),
 }
 
 /// Who else is there.

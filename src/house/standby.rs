@@ -129,10 +129,9 @@ impl Keeper {
         self.look();
         self.begin();
         self.read()?;
-        let partitions: Vec<_> = self.kept.keys().copied().collect();
-        for partition in partitions {
-            self.attend(partition)?;
-        }
+        // Proofs first: others wait for what is ours.
+        let (ours, others): (Vec<_>, Vec<_>) = self.kept.keys().partition(|partition| self.kept[partition].taking.is_some());
+        ours.into_iter().chain(others).try_for_each(|partition| self.attend(partition))?;
         let whole = self.kept.values().filter(|kept| kept.follower.is_whole());
         let ages = whole.clone().filter_map(|kept| kept.told_level).map(|told| told.elapsed());
         self.thread.metrics.copies(whole.count(), ages.max().unwrap_or_default());
@@ -203,13 +202,7 @@ impl Keeper {
         let StandbyThread { log, deliver, .. } = thread;
         let mut ends = BTreeMap::new();
         log.tail.poll(WAIT, &mut |tailed| {
-            let partition = match tailed {
-                Tailed::Record(partition, ..) | Tailed::End(partition) => partition,
-                Tailed::Lost => {
-                    let lost = || End::Doubt("records that should come next were deleted".to_owned());
-                    return ends.extend(kept.keys().map(|partition| (*partition, lost())));
-                }
-            };
+            let (Tailed::Record(partition, ..) | Tailed::End(partition) | Tailed::Lost(partition)) = tailed;
             if let Some(copy) = kept.get_mut(&partition)
                 && !ends.contains_key(&partition)
                 && let Err(end) = copy.take(&tailed, deliver)
@@ -278,7 +271,7 @@ impl Kept {
                 self.is_empty = !self.follower.is_whole();
                 Ok(())
             }
-            Tailed::Lost => Ok(()),
+            Tailed::Lost(_) => Err(End::Doubt("records that should come next were deleted".to_owned())),
         }
     }
 

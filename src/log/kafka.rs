@@ -146,7 +146,7 @@ fn checkpoint(settings: &Arc<Settings>, ownership: &Arc<Ownership>, readers: &Ar
 fn standby(settings: &Arc<Settings>, ownership: &Arc<Ownership>) -> Result<Standby, LogError> {
     let readers = Arc::new(Mutex::new(Readers::new(settings)?));
     Ok(Standby {
-        tail: Box::new(KafkaTail::new(settings)?),
+        tail: Box::new(KafkaTail::new(settings, readers.clone())?),
         peers: Box::new(KafkaPeers::new(settings.clone(), readers.clone())),
         checkpoint: checkpoint(settings, ownership, &readers),
     })
@@ -165,7 +165,7 @@ pub fn check_settings(config: &Config) -> Result<(), LogError> {
 /// # Errors
 /// As [`open`], and when the brokers did not answer in time.
 pub fn check(config: &Config, patience: Duration) -> Result<Vec<String>, LogError> {
-    let settings = Settings::new(config)?;
+    let settings = Arc::new(Settings::new(config)?);
     let readers = Readers::new(&settings)?;
     let deadline = Instant::now() + patience;
     topics::check(&settings, &readers.raw, &Waiting::silent(&|| Instant::now() < deadline))

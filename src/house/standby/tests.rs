@@ -57,7 +57,7 @@ impl Tail for Scripted {
             Ok(Come::At(offset, bytes)) => self.bring(offset, &bytes, each),
             Ok(Come::Grow(end)) => self.end = end,
             Ok(Come::End) => each(Tailed::End(PARTITION)),
-            Ok(Come::Lost) => each(Tailed::Lost),
+            Ok(Come::Lost) => each(Tailed::Lost(PARTITION)),
             Err(_) => {}
         }
     }

@@ -1,7 +1,6 @@
 //! What a restore reads, from Kafka: the single questions. In which order they come, and what is waited for, says `protocol`.
 
 use std::{
-    mem,
     ops::ControlFlow,
     sync::{Arc, Mutex},
     time::Duration,
@@ -14,7 +13,7 @@ use rdkafka::{
 };
 use statehouse_dataflows::vocabulary::{Offset, Partition};
 
-use super::{clock::Steady, context::Voice, drop_aside, lock, readers::Readers, settings::Settings};
+use super::{clock::Steady, context::Voice, lock, readers::Readers, settings::Settings};
 use crate::log::{
     LogError, Start,
     protocol::client::{ReadFrom, Reader, Seen, Time, View},
@@ -38,24 +37,14 @@ impl KafkaReader {
         Self { settings, readers, clock: Steady::default() }
     }
 
-    /// The ends of a partition. Its topic had it when the house started, so a client that knows of no such partition is mistaken: it keeps
-    /// for minutes what it made of the brokers' word during a failover, and asks nobody while it believes to know. New ones ask.
     fn watermarks(&self, topic: &str, partition: Partition, view: View) -> Result<(Offset, Offset), KafkaError> {
-        let mut readers = lock(&self.readers);
-        let ends = in_view(&readers, view).fetch_watermarks(topic, partition, ASK);
-        if let Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition)) = ends
-            && let Ok(renewed) = Readers::new(&self.settings)
-        {
-            tracing::warn!(topic, partition, "the Kafka client does not know the partition any more; it is replaced");
-            drop_aside(mem::replace(&mut *readers, renewed));
-        }
-        ends
+        lock(&self.readers).watermarks((topic, partition), view, ASK)
     }
 
     fn ask_offset(&self, partition: Partition, view: View) -> Result<Option<(Offset, String)>, KafkaError> {
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.settings.topics.source, partition);
-        let list = in_view(&lock(&self.readers), view).committed_offsets(list, OFFSET_TRY)?;
+        let list = lock(&self.readers).in_view(view).committed_offsets(list, OFFSET_TRY)?;
         let elements = list.elements();
         let Some(element) = elements.first() else { return Ok(None) };
         element.error()?;
@@ -114,19 +103,12 @@ impl Reader for KafkaReader {
         let topic = &self.settings.topics.checkpoint;
         let refused = |error: KafkaError| LogError::Unavailable(format!("{topic} [{}] can't be read: {error}", from.partition));
         let readers = lock(&self.readers);
-        let reader = in_view(&readers, from.view);
+        let reader = readers.in_view(from.view);
         let mut place = TopicPartitionList::new();
         place.add_partition_offset(topic, from.partition, Place::Offset(from.offset)).map_err(refused)?;
         reader.assign(&place).map_err(refused)?;
         while look(reader, &mut |seen| each(seen, self.clock.now())).is_continue() {}
         reader.unassign().map_err(refused)
-    }
-}
-
-fn in_view(readers: &Readers, view: View) -> &BaseConsumer<Voice> {
-    match view {
-        View::Stable => &readers.committed,
-        View::Uncommitted => &readers.raw,
     }
 }
 

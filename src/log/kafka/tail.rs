@@ -3,7 +3,11 @@
 //! Owned by the thread that keeps the copies. A client of its own: what restores read with is assigned to one partition at a time.
 //! Assumes nothing of who owns a partition; what it hands out is committed, and may be behind what is.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use rdkafka::{
     Message, Offset as Place, TopicPartitionList,
@@ -14,9 +18,11 @@ use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::{
     context::Voice,
+    lock,
+    readers::Readers,
     settings::{Settings, make},
 };
-use crate::log::{LogError, Tail, Tailed};
+use crate::log::{LogError, Tail, Tailed, protocol::client::View};
 
 /// One question to the brokers: whoever keeps copies has others to serve.
 const ASK: Duration = Duration::from_millis(500);
@@ -27,13 +33,39 @@ const RECORDS_MAX: usize = 1_000;
 pub(super) struct KafkaTail {
     topic: String,
     consumer: BaseConsumer<Voice>,
+    /// For questions.
+    readers: Arc<Mutex<Readers>>,
+    followed: BTreeSet<Partition>,
 }
 
 impl KafkaTail {
     /// # Errors
     /// When the client can't be made.
-    pub(super) fn new(settings: &Arc<Settings>) -> Result<Self, LogError> {
-        Ok(Self { topic: settings.topics.checkpoint.clone(), consumer: make(&settings.tail(), Voice::default())? })
+    pub(super) fn new(settings: &Arc<Settings>, readers: Arc<Mutex<Readers>>) -> Result<Self, LogError> {
+        Ok(Self {
+            topic: settings.topics.checkpoint.clone(),
+            consumer: make(&settings.tail(), Voice::default())?,
+            readers,
+            followed: BTreeSet::new(),
+        })
+    }
+
+    /// Something of some partition was deleted before it came, and the client does not say of which: those that can be it.
+    fn lost(&self, each: &mut dyn FnMut(Tailed<'_>)) {
+        let mut answers = true;
+        for partition in &self.followed {
+            // Leaders that don't answer are asked once.
+            let begin = answers.then(|| self.ends(*partition)).flatten().map(|(begin, _)| begin);
+            answers &= begin.is_some();
+            let is_there = begin.zip(self.place(*partition)).is_some_and(|(begin, place)| begin <= place);
+            if !is_there {
+                each(Tailed::Lost(*partition));
+            }
+        }
+    }
+
+    fn ends(&self, partition: Partition) -> Option<(Offset, Offset)> {
+        lock(&self.readers).watermarks((&self.topic, partition), View::Stable, ASK).ok()
     }
 
     fn refused(&self, error: &KafkaError) -> LogError {
@@ -45,31 +77,37 @@ impl Tail for KafkaTail {
     fn follow(&mut self, partition: Partition) -> Result<(), LogError> {
         let mut place = TopicPartitionList::new();
         let placed = place.add_partition_offset(&self.topic, partition, Place::Beginning);
-        placed.and_then(|()| self.consumer.incremental_assign(&place)).map_err(|error| self.refused(&error))
+        placed.and_then(|()| self.consumer.incremental_assign(&place)).map_err(|error| self.refused(&error))?;
+        self.followed.insert(partition);
+        Ok(())
     }
 
     fn leave(&mut self, partition: Partition) -> Result<(), LogError> {
         let mut place = TopicPartitionList::new();
         place.add_partition(&self.topic, partition);
+        self.followed.remove(&partition);
         self.consumer.incremental_unassign(&place).map_err(|error| self.refused(&error))
     }
 
     fn poll(&mut self, wait: Duration, each: &mut dyn FnMut(Tailed<'_>)) {
-        let mut wait = wait;
+        let (mut wait, mut is_lost) = (wait, false);
         for _ in 0..RECORDS_MAX {
             match self.consumer.poll(wait) {
-                None => return,
+                None => break,
                 Some(Ok(record)) => each(Tailed::Record(record.partition(), record.offset(), record.payload().unwrap_or_default())),
                 Some(Err(KafkaError::PartitionEOF(partition))) => each(Tailed::End(partition)),
-                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => each(Tailed::Lost),
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => is_lost = true,
                 Some(Err(_)) => {} // it goes on by itself once the brokers are there again
             }
             wait = Duration::ZERO;
         }
+        if is_lost {
+            self.lost(each);
+        }
     }
 
     fn end(&mut self, partition: Partition) -> Option<Offset> {
-        self.consumer.fetch_watermarks(&self.topic, partition, ASK).ok().map(|(_, end)| end)
+        self.ends(partition).map(|(_, end)| end)
     }
 
     fn place(&self, partition: Partition) -> Option<Offset> {

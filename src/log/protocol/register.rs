@@ -6,10 +6,17 @@
 //! its transaction, and its entry is removed. Fencing one that lives after all costs it one recovery and nothing else, so an outdated
 //! list of members does no harm; and without the register everything still holds, only slower.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::client::{RawEntry, Roll};
 use crate::log::directory::Entry;
+
+/// A look at who is alive holds so long: whoever takes over asks for every partition, all of those come at once, and each look is a question to
+/// all brokers. Whoever dies within that time is found when an offset does not come.
+const LOOK_HOLDS: Duration = Duration::from_millis(500);
 
 /// Writes an instance's entry.
 ///
@@ -26,6 +33,8 @@ pub(crate) struct Register<R> {
     /// This process start.
     own: String,
     entries: Entries,
+    /// When all that were dead were ended.
+    looked: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -39,7 +48,7 @@ struct Entries {
 impl<R: Roll> Register<R> {
     /// Nothing read yet.
     pub(crate) fn new(roll: R, own: String) -> Self {
-        Self { roll, own, entries: Entries::default() }
+        Self { roll, own, entries: Entries::default(), looked: None }
     }
 
     /// Ends every open transaction of instances that are no members of the group.
@@ -47,16 +56,20 @@ impl<R: Roll> Register<R> {
     /// # Errors
     /// When that can't be known or done now. Nothing depends on it but the time until offsets can be read.
     pub(crate) fn end_the_dead(&mut self) -> Result<(), String> {
+        let now = self.roll.now();
+        if self.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK_HOLDS) {
+            return Ok(());
+        }
         let entries = &mut self.entries;
         self.roll.read_on(&mut |entry| entries.take(entry))?;
         let strangers: Vec<_> = self.entries.open().filter(|(instance, _)| *instance != self.own).collect();
-        if strangers.is_empty() {
-            return Ok(());
+        if !strangers.is_empty() {
+            let members = self.roll.members().map_err(|error| format!("the group's members are not known: {error}"))?;
+            for (instance, id) in strangers.into_iter().filter(|(instance, _)| !members.contains(instance)) {
+                self.end(&instance, &id)?;
+            }
         }
-        let members = self.roll.members().map_err(|error| format!("the group's members are not known: {error}"))?;
-        for (instance, id) in strangers.into_iter().filter(|(instance, _)| !members.contains(instance)) {
-            self.end(&instance, &id)?;
-        }
+        self.looked = Some(now);
         Ok(())
     }
 
