@@ -4,7 +4,7 @@
 //! Shape: the reference workload. Its checkpoint is written by the shipped engine and encoder in a process of its own, so that the memory
 //! shown is the restore's alone. Then each stage once more by itself, on one thread, in its processor time. The restored state is checked against the workload.
 //!
-//! `cargo bench --bench restore -- [reports] [objects] [agents] [partitions] [workers] [epoch]`
+//! `cargo bench --bench restore -- [reports] [objects] [agents] [partitions] [workers] [epoch] [readers]`
 
 #[path = "restore/away.rs"]
 mod away;
@@ -79,17 +79,17 @@ fn main() {
         kept.bytes(),
         kept.bytes() as f64 / kept.rows as f64
     );
-    whole(&kept, number(4, 1));
+    whole(&kept, number(4, 1), number(6, 2) as usize);
     stages(&kept);
 }
 
 /// The house, until every partition is live.
-fn whole(kept: &Kept, workers: u64) {
+fn whole(kept: &Kept, workers: u64, readers: usize) {
     let config = Config::parse(&format!("house = \"{HOUSE}\"\nworkers = {workers}")).expect("a valid configuration");
     let plan = Arc::new(config.plan(&Registry::default()).expect("a valid plan"));
     let before = Memory::now();
     let (begun, cpu_before) = (Instant::now(), cpu_seconds());
-    let house = house::start(&config, &plan, away::log(kept), Surroundings::default()).expect("a house");
+    let house = house::start(&config, &plan, away::log(kept, readers), Surroundings::default()).expect("a house");
     while !is_live(&house, kept) {
         thread::sleep(Duration::from_millis(1));
     }
@@ -101,7 +101,7 @@ fn whole(kept: &Kept, workers: u64) {
     assert_eq!(objects, kept.objects, "objects by state");
     let mb = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     println!(
-        "restore workers={workers} seconds={seconds:.2} live_per_s={:.0} rows_per_s={:.0} cpu_s={cpu:.2} peak_mb={:.0} settled_mb={:.0} \
+        "restore workers={workers} readers={readers} seconds={seconds:.2} live_per_s={:.0} rows_per_s={:.0} cpu_s={cpu:.2} peak_mb={:.0} settled_mb={:.0} \
          before_mb={:.0} peak_to_settled={:.2}",
         kept.live as f64 / seconds,
         kept.rows as f64 / seconds,

@@ -54,6 +54,9 @@ pub struct Config {
     /// The Kafka log.
     #[serde(default)]
     pub kafka: KafkaConfig,
+    /// Reading state back.
+    #[serde(default)]
+    pub restore: RestoreConfig,
     /// Warm copies of others' partitions.
     #[serde(default)]
     pub standby: StandbyConfig,
@@ -122,6 +125,7 @@ impl Config {
             commit: CommitConfig::default(),
             topics: TopicsConfig::default(),
             kafka: KafkaConfig::default(),
+            restore: RestoreConfig::default(),
             standby: StandbyConfig::default(),
             local: LocalConfig::default(),
             http: HttpConfig::default(),

@@ -22,7 +22,7 @@ mod restoring;
 mod standby;
 mod threads;
 
-use std::{collections::VecDeque, sync::Arc, thread::JoinHandle};
+use std::{collections::VecDeque, iter, sync::Arc, thread::JoinHandle, time::Duration};
 
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -51,13 +51,14 @@ use crate::{
     desk::{Busy, Desk, DeskParts},
     encode::Encoder,
     lease::Lease,
-    log::{Checkpoint, Committer, Directory, Log, Standby},
+    log::{self, Checkpoint, Committer, Directory, Log},
     message::{Delivery, Feed, Notice, Request, Resolved, ToCommit},
     metrics::Metrics,
     pump::{Pump, PumpSettings},
     question::Question,
     restore::{Restore, RestoreSettings},
     route::Route,
+    standby::{Standby, StandbySettings},
     worker::WorkerSetup,
 };
 
@@ -69,6 +70,10 @@ const COMMIT_NOTICES_MAX: usize = 64;
 const DELIVERIES_MAX: usize = 4;
 /// Orders that may wait at whoever keeps copies; more wait at the pump.
 const ORDERS_MAX: usize = 16;
+/// How often whoever keeps copies looks who else is there.
+const STANDBY_LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long it leaves a partition in peace whose copy went wrong.
+const STANDBY_DOUBT_PAUSE: Duration = Duration::from_secs(5);
 /// Slices wait until so many bytes of them are owed: small pieces compress badly, and what they cost more stays in the log.
 const SLICE_BYTES_MIN: u64 = 16 << 10;
 /// Rows of a restore that are handed over at a time.
@@ -82,13 +87,11 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
-    /// This process's id: in chunk headers.
-    pub instance: String,
 }
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock::default()), metrics: Metrics::new(), instance: uuid::Uuid::new_v4().to_string() }
+        Self { clock: Arc::new(SystemClock::default()), metrics: Metrics::new() }
     }
 }
 
@@ -110,7 +113,7 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
     let decoder = Arc::new(Decoder::new(&config.source)?);
     let board = Arc::new(Board::default());
     let ending = Arc::new(Ending::new(Arc::clone(&board)));
-    let Log { partitions, partition_of, source, committer, checkpoint, appender, standby, directory, lease } = log;
+    let Log { partitions, partition_of, source, committer, checkpoint, more_checkpoints, appender, standby, directory, lease } = log;
     let lease = lease.map(|length| Arc::new(Lease::new(length)));
 
     let (notices, heard): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(config.http.queue_questions + COMMIT_NOTICES_MAX)).unzip();
@@ -129,8 +132,12 @@ pub fn start(config: &Config, plan: &Arc<Plan>, log: Log, around: Surroundings) 
         let setup = WorkerSetup { worker, plan, decoder, encoder, on_reject: config.source.on_reject };
         threads.push(stages.worker(setup, (notices, feeds), to_commit.clone())?);
     }
-    threads.push(stages.commit(committer, gathered, (notices.clone(), resolved))?);
-    threads.push(stages.restore(checkpoint, requests, read)?);
+    let here = directory.watch().borrow().here().to_owned();
+    threads.push(stages.commit((committer, here), gathered, (notices.clone(), resolved))?);
+    for (reader, checkpoint) in iter::once(checkpoint).chain(more_checkpoints).enumerate() {
+        threads.push(stages.restore((reader, checkpoint), requests.clone(), read.clone())?);
+    }
+    drop((requests, read)); // only the readers' own ends count
     threads.push(stages.deliver(proven, deliver.clone())?);
     let copies = standby.map(|standby| stages.standby(standby, partitions, deliver)).transpose()?;
     let copies = copies.map(|(thread, copies)| (threads.push(thread), copies).1);
@@ -173,13 +180,13 @@ impl Stages<'_> {
 
     fn commit(
         &self,
-        committer: Box<dyn Committer>,
+        (committer, instance): (Box<dyn Committer>, String),
         gathered: Receiver<ToCommit>,
         (workers, resolved): (Vec<Sender<Notice>>, Sender<Resolved>),
     ) -> Result<JoinHandle<()>, HouseError> {
         let settings = CommitSettings {
             house: self.config.house.clone(),
-            instance: self.around.instance.clone(),
+            instance,
             workers: workers.len(),
             max_piece_bytes: chunk::PIECE_BYTES_MAX,
             slice_bytes_min: SLICE_BYTES_MIN,
@@ -200,14 +207,14 @@ impl Stages<'_> {
 
     fn restore(
         &self,
-        checkpoint: Box<dyn Checkpoint>,
+        (reader, checkpoint): (usize, Box<dyn Checkpoint>),
         requests: Receiver<Request>,
         read: Sender<Read>,
     ) -> Result<JoinHandle<()>, HouseError> {
         let restore = Restore::new(self.restore_settings(), checkpoint);
         let (board, metrics) = (Arc::clone(self.board), Arc::clone(&self.around.metrics));
         let thread = RestoreThread { restore, requests, read, board, metrics };
-        spawn("restore".to_owned(), self.ending, move |ending| thread.run(ending))
+        spawn(format!("restore-{reader}"), self.ending, move |ending| thread.run(ending))
     }
 
     fn restore_settings(&self) -> RestoreSettings {
@@ -219,19 +226,19 @@ impl Stages<'_> {
         }
     }
 
-    fn standby(&self, log: Standby, partitions: Partition, deliver: Sender<Delivery>) -> Result<(JoinHandle<()>, Copies), HouseError> {
+    fn standby(&self, log: log::Standby, partitions: Partition, deliver: Sender<Delivery>) -> Result<(JoinHandle<()>, Copies), HouseError> {
         let (orders, ordered) = bounded(ORDERS_MAX);
         let (wanted, wants) = bounded(1);
-        let thread = StandbyThread {
-            settings: self.restore_settings(),
-            log,
-            of: (partitions, self.config.standby.copies),
-            orders: ordered,
-            wanted,
-            deliver,
-            clock: Arc::clone(&self.around.clock),
-            metrics: Arc::clone(&self.around.metrics),
+        let settings = StandbySettings {
+            restore: self.restore_settings(),
+            partitions,
+            copies: self.config.standby.copies,
+            look_every: STANDBY_LOOK_EVERY,
+            doubt_pause: STANDBY_DOUBT_PAUSE,
         };
+        let clock = Arc::clone(&self.around.clock);
+        let standby = Standby::new(settings, log, Box::new(move || clock.now()));
+        let thread = StandbyThread { standby, orders: ordered, wanted, deliver, metrics: Arc::clone(&self.around.metrics) };
         let thread = spawn("standby".to_owned(), self.ending, move |_| thread.run())?;
         Ok((thread, Copies { orders, wanted: wants, waiting: VecDeque::new() }))
     }
@@ -269,7 +276,7 @@ impl Stages<'_> {
 
 fn pump_settings(config: &Config) -> PumpSettings {
     PumpSettings {
-        min_interval: std::time::Duration::from_millis(config.commit.min_interval_ms),
+        min_interval: Duration::from_millis(config.commit.min_interval_ms),
         max_records: config.commit.max_records,
         max_bytes: EPOCH_BYTES_MAX,
         max_future_skew_ms: config.source.max_future_skew.as_millis().try_into().unwrap_or(Millis::MAX),

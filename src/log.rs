@@ -41,6 +41,8 @@ pub struct Log {
     pub committer: Box<dyn Committer>,
     /// For the restore thread.
     pub checkpoint: Box<dyn Checkpoint>,
+    /// For further restore threads, one each, so that several partitions are read back at a time.
+    pub more_checkpoints: Vec<Box<dyn Checkpoint>>,
     /// For HTTP writes.
     pub appender: Arc<dyn Appender>,
     /// For copies of others' partitions, where there can be others and copies are wanted.

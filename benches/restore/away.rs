@@ -9,8 +9,8 @@ use statehouse_dataflows::vocabulary::{Offset, Partition};
 
 use super::kept::Kept;
 
-/// A log of which only the checkpoint is there.
-pub(crate) fn log(kept: &Kept) -> Log {
+/// A log of which only the checkpoint is there, for so many readers.
+pub(crate) fn log(kept: &Kept, readers: usize) -> Log {
     let partitions: Vec<Partition> = kept.progress.keys().copied().collect();
     let count = partitions.len() as Partition;
     Log {
@@ -19,6 +19,7 @@ pub(crate) fn log(kept: &Kept) -> Log {
         source: Box::new(Assigned(Some(partitions))),
         committer: Box::new(Nowhere),
         checkpoint: Box::new(kept.clone()),
+        more_checkpoints: (1..readers).map(|_| Box::new(kept.clone()) as _).collect(),
         appender: Arc::new(Nowhere),
         standby: None,
         lease: None,

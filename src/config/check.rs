@@ -33,6 +33,7 @@ impl Config {
         within("local.partitions", self.local.partitions, 1..=1_024, "partitions")?;
         within("local.keep_records", self.local.keep_records, 0..=1_000_000_000_000, "records")?;
         within("local.queue_records", self.local.queue_records, 1..=10_000_000, "records")?;
+        within("restore.readers", self.restore.readers, 1..=64, "partitions")?;
         within("standby.copies", self.standby.copies, 0..=100, "copies")?;
         self.check_http()
     }

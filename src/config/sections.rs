@@ -224,6 +224,20 @@ impl Default for KafkaConfig {
     }
 }
 
+/// `[restore]`: reading the state of partitions back from the checkpoint topic.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestoreConfig {
+    /// So many partitions are read at a time. Each stands in memory, besides the one that is being handed over.
+    pub readers: usize,
+}
+
+impl Default for RestoreConfig {
+    fn default() -> Self {
+        Self { readers: 2 }
+    }
+}
+
 /// `[standby]`: warm copies of partitions that other instances own.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]

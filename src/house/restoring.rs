@@ -1,6 +1,7 @@
-//! The loops of a restore: one reads and proves partition after partition, one delivers what is read, so that the next is read meanwhile.
+//! The loops of a restore: some read and prove partition after partition, one delivers what is read, so that the next are read meanwhile.
 //!
-//! Between the pump's requests and its deliveries. What can't be restored now holds up nothing else: it goes to the back of the line.
+//! Between the pump's requests and its deliveries. Who reads takes the next request when it is free, so partitions are delivered in no particular
+//! order. What can't be restored now holds up nothing else: whoever tried goes on with others, and then tries again.
 
 use std::{
     collections::VecDeque,
@@ -27,11 +28,11 @@ const NOTE_EVERY: Duration = Duration::from_millis(200);
 /// and said in the log no more often than that.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
-/// Reads partition after partition. Each is handed to a thread that delivers it, so that the next is read meanwhile.
+/// Reads partition after partition, as others beside it do. Each is handed to a thread that delivers it, so that the next is read meanwhile.
 pub(super) struct RestoreThread {
     pub(super) restore: Restore,
     pub(super) requests: Receiver<Request>,
-    /// Without room for any: besides the partition being delivered, at most one stands in memory.
+    /// Without room for any: besides the partition being delivered, at most one for each reader stands in memory.
     pub(super) read: Sender<Read>,
     pub(super) board: Arc<Board>,
     pub(super) metrics: Arc<Metrics>,
@@ -111,9 +112,9 @@ impl RestoreThread {
         let mut waiting: VecDeque<(Request, Instant)> = VecDeque::new();
         loop {
             let come = |request| (request, Instant::now());
-            waiting.extend(self.requests.try_iter().map(come));
-            let next = waiting.pop_front().or_else(|| self.requests.recv().ok().map(come));
-            let Some((request, begun)) = next else { return Ok(()) };
+            // What others could take, too, before what waits here alone.
+            let next = self.requests.try_recv().ok().map(come).or_else(|| waiting.pop_front());
+            let Some((request, begun)) = next.or_else(|| self.requests.recv().ok().map(come)) else { return Ok(()) };
             let is_over = request.cancelled.load(Ordering::Relaxed) || ending.is_stopping();
             if is_over {
                 continue;

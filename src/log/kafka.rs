@@ -27,6 +27,7 @@ mod trimmer;
 mod wake;
 
 use std::{
+    iter,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -94,6 +95,8 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
         tracing::warn!("{warning}");
     }
     let readers = Arc::new(Mutex::new(readers));
+    let more_readers = (1..config.restore.readers).map(|_| Ok(Arc::new(Mutex::new(Readers::new(&settings)?))));
+    let more_readers = more_readers.collect::<Result<Vec<_>, LogError>>()?;
     let ownership = Arc::new(Ownership::default());
     let (consumer, wake) = member(&settings, &ownership)?;
     let grounds = Grounds {
@@ -107,11 +110,13 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
     let directory = KafkaDirectory::follow(own.clone(), facts.partitions)?;
     let transactors = KafkaTransactors::new(Arc::new(grounds), own);
     let mut committer = GroupCommitter::new(transactors, ownership.clone());
-    let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), readers.clone()).of(facts.partitions);
+    let tended = iter::once(readers.clone()).chain(more_readers.iter().cloned()).collect();
+    let source = KafkaSource::new(settings.clone(), ownership.clone(), (consumer.clone(), wake), tended).of(facts.partitions);
     (waiting.tell)("the topics are as they must be; transactions are being started");
     committer.recover(waiting.keep_trying)?;
     let partition_of = partition_of(settings.partitioner, facts.partitions);
     let standby = (config.standby.copies > 0).then(|| standby(&settings, &ownership)).transpose()?;
+    let more_checkpoints = more_readers.iter().map(|readers| checkpoint(&settings, &ownership, readers)).collect();
     let checkpoint = checkpoint(&settings, &ownership, &readers);
     let appender = KafkaAppender::new(settings.clone(), partition_of.clone())?;
     // Last, so that nobody hands us partitions while we can't take them.
@@ -125,6 +130,7 @@ pub fn open_while(config: &Config, waiting: &Waiting<'_>) -> Result<Log, LogErro
         source: Box::new(source),
         committer: Box::new(committer),
         checkpoint,
+        more_checkpoints,
         appender: Arc::new(appender),
         standby,
         lease: Some(settings.session_timeout),

@@ -75,6 +75,8 @@ pub fn open_with<B: StorageBackend>(
         source: Box::new(LocalSource { inbox: inbox.clone() }),
         committer: Box::new(LocalCommitter { store: store.clone(), inbox: inbox.clone() }),
         checkpoint: Box::new(LocalCheckpoint { store: store.clone() }),
+        // The store answers at once: a second reader would wait for the first one's deliveries.
+        more_checkpoints: Vec::new(),
         appender: Arc::new(LocalAppender { inbox, partitions }),
         // There is never another instance.
         standby: None,

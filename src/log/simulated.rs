@@ -20,6 +20,7 @@ mod reading;
 mod source;
 mod state;
 mod steps;
+mod tail;
 mod transactions;
 
 use std::{
@@ -36,9 +37,10 @@ use self::{
     source::SimulatedSource,
     state::{Instance, State},
     steps::SimulatedTransactors,
+    tail::{SimulatedPeers, SimulatedTail},
 };
 use super::{
-    AppendDone, AppendError, Appender, Committer, Log, LogError,
+    AppendDone, AppendError, Appender, Checkpoint, Committer, Log, LogError, Standby,
     directory::Alone,
     protocol::{GroupCheckpoint, GroupCommitter, Names, Ownership, Register},
 };
@@ -183,10 +185,17 @@ impl Cluster {
         let transactors = SimulatedTransactors { link: link.clone(), id: id.clone(), ownership: Arc::clone(&ownership) };
         let mut committer = GroupCommitter::new(transactors, Arc::clone(&ownership));
         committer.recover(&|| !link.is_dead())?;
-        let names = Names { house: "simulated".to_owned(), source: "source".to_owned(), checkpoint: "checkpoint".to_owned() };
-        let name = id.clone();
-        let register = Register::new(SimulatedRoll::new(link.clone()), id);
-        let checkpoint = GroupCheckpoint::new(names, Arc::clone(&ownership), SimulatedReader(link.clone()), register);
+        let checkpoint = || -> Box<dyn Checkpoint> {
+            let names = Names { house: "simulated".to_owned(), source: "source".to_owned(), checkpoint: "checkpoint".to_owned() };
+            let register = Register::new(SimulatedRoll::new(link.clone()), id.clone());
+            Box::new(GroupCheckpoint::new(names, Arc::clone(&ownership), SimulatedReader(link.clone()), register))
+        };
+        let (name, restores) = (id.clone(), checkpoint());
+        let standby = Standby {
+            tail: Box::new(SimulatedTail::new(link.clone())),
+            peers: Box::new(SimulatedPeers::new(link.clone(), id.clone())),
+            checkpoint: checkpoint(),
+        };
         link.state(|state| {
             let now_us = state.now_us;
             state.instances[process].member.subscribe(now_us);
@@ -196,9 +205,10 @@ impl Cluster {
             partition_of: Arc::new(|_| 0),
             source: Box::new(SimulatedSource::new(link, ownership)),
             committer: Box::new(committer),
-            checkpoint: Box::new(checkpoint),
+            checkpoint: restores,
+            more_checkpoints: Vec::new(),
             appender: Arc::new(NoAppender),
-            standby: None,
+            standby: Some(standby),
             lease: None, // it tells of no clock that anybody could hold against its time
             directory: Arc::new(Alone::named(&name, partitions)),
         })

@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -15,12 +15,13 @@ use statehouse::{
     commit::{self, Commit, CommitSettings, Outcome},
     decode::Decoder,
     encode::Encoder,
-    log::{Checkpoint, Committer, LogError, simulated::Cluster},
-    message::{Delivery, Feed, Note, Notice, Now, Request, Resolved, ToCommit},
+    log::{self, Checkpoint, Committer, LogError, simulated::Cluster},
+    message::{Delivery, Feed, Note, Notice, Now, Order, Request, Resolved, ToCommit},
     pump::{self, Pump, PumpSettings},
     question::{Answer, Ask, Question},
     restore::{Restore, RestoreSettings},
     route::Route,
+    standby::{Gone, Standby, StandbySettings},
     worker::{Worker, WorkerSetup},
 };
 use statehouse_dataflows::{
@@ -35,6 +36,10 @@ pub(crate) const BEGIN_MS: Millis = 1_784_000_000_000;
 const RETRY_US: u64 = 50_000;
 /// What was given up so long ago is forgotten, where epochs are committed.
 const GIVING_UP_US: u64 = 1_000_000;
+/// How often it is looked of what to keep copies.
+const LOOK_EVERY: Duration = Duration::from_millis(60);
+/// After a copy was doubted, the next one of its partition is begun no earlier.
+const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// Deliveries of a restore that may wait at the pump.
 const DELIVERIES_MAX: usize = 4;
 
@@ -44,10 +49,13 @@ pub(crate) struct Common {
     pub(crate) plan: Arc<Plan>,
     pub(crate) decoder: Arc<Decoder>,
     pub(crate) objects: Vec<(Partition, String)>,
+    pub(crate) partitions: Partition,
     pub(crate) max_records: usize,
     pub(crate) min_interval_ms: u64,
     pub(crate) piece_bytes: usize,
     pub(crate) batch_rows: usize,
+    /// How many processes keep a copy of each partition.
+    pub(crate) copies: usize,
     /// Whether all faults are over.
     pub(crate) peace: Cell<bool>,
     pub(crate) seen: RefCell<Seen>,
@@ -58,6 +66,10 @@ pub(crate) struct Common {
 pub(crate) struct Seen {
     pub(crate) samples: Vec<Sample>,
     pub(crate) restores: u64,
+    /// Copies that were proven and went on as the partition's state.
+    pub(crate) takeovers: u64,
+    /// Copies that were there when their workers began anew.
+    pub(crate) spared: u64,
     pub(crate) epochs: u64,
     pub(crate) failed_epochs: u64,
     /// Partitions that nobody may restore now, and since when.
@@ -94,7 +106,7 @@ pub(crate) struct House {
     pub(crate) stopping: Cell<bool>,
     /// How far its wall-clock is off.
     pub(crate) skew_ms: Cell<Millis>,
-    pub(crate) bells: [Bell; 4],
+    pub(crate) bells: [Bell; 5],
     route: Route,
     feeds: Vec<RefCell<VecDeque<Feed>>>,
     notices: Vec<RefCell<VecDeque<Notice>>>,
@@ -106,6 +118,9 @@ pub(crate) struct House {
     deliveries: RefCell<VecDeque<Delivery>>,
     committer: RefCell<Option<Box<dyn Committer>>>,
     checkpoint: RefCell<Option<Box<dyn Checkpoint>>>,
+    standby: RefCell<Option<log::Standby>>,
+    orders: RefCell<VecDeque<Order>>,
+    wanted: RefCell<Option<BTreeSet<Partition>>>,
     /// When the first epoch was committed after partitions were given up.
     gone_us: RefCell<BTreeMap<Partition, u64>>,
     asked: Cell<u64>,
@@ -134,6 +149,9 @@ impl House {
             deliveries: RefCell::default(),
             committer: RefCell::default(),
             checkpoint: RefCell::default(),
+            standby: RefCell::default(),
+            orders: RefCell::default(),
+            wanted: RefCell::default(),
             gone_us: RefCell::default(),
             asked: Cell::new(process as u64 * 7_919),
         })
@@ -148,8 +166,8 @@ impl House {
     }
 
     fn now(&self) -> Now {
-        let us = self.common.cluster.now_us();
-        Now { wall_ms: BEGIN_MS + (us / 1_000) as Millis + self.skew_ms.get(), monotonic: Duration::from_micros(us) }
+        let now = now(&self.common.cluster);
+        Now { wall_ms: now.wall_ms + self.skew_ms.get(), ..now }
     }
 
     /// A number that differs from call to call and is the same again in the same history.
@@ -197,6 +215,7 @@ impl House {
         let Ok(log) = self.common.cluster.open(self.process) else { return };
         *self.committer.borrow_mut() = Some(log.committer);
         *self.checkpoint.borrow_mut() = Some(log.checkpoint);
+        *self.standby.borrow_mut() = log.standby;
         self.ring();
         let settings = PumpSettings {
             min_interval: Duration::from_millis(self.common.min_interval_ms),
@@ -230,6 +249,9 @@ impl House {
         while let Some(resolved) = self.resolved.borrow_mut().pop_front() {
             pump.resolved(resolved, self.now())?;
         }
+        if let Some(wanted) = self.wanted.borrow_mut().take() {
+            pump.keep(wanted);
+        }
         while pump.wants_deliveries()
             && let Some(delivery) = self.take_delivery()
         {
@@ -248,14 +270,19 @@ impl House {
     fn pass_on(&self, out: &mut Vec<pump::Sent>) {
         for sent in out.drain(..) {
             match sent {
-                pump::Sent::Worker(worker, feed) => self.feeds[worker].borrow_mut().push_back(feed),
+                pump::Sent::Worker(worker, feed) => {
+                    if let Feed::Reset { spared, .. } = &feed {
+                        self.common.seen.borrow_mut().spared += spared.len() as u64;
+                    }
+                    self.feeds[worker].borrow_mut().push_back(feed);
+                }
                 pump::Sent::Commit(cut) => {
                     let places = cut.parts.iter().map(|part| (part.partition, part.next_offset, part.clock_ms)).collect();
                     self.places.borrow_mut().insert(cut.end - 1, places);
                     self.to_commit.borrow_mut().push_back(ToCommit::Cut(cut));
                 }
                 pump::Sent::Restore(request) => _ = self.requests.borrow_mut().insert(request.partition, request),
-                pump::Sent::Order(order) => unreachable!("nobody keeps copies here: {order:?}"),
+                pump::Sent::Order(order) => self.orders.borrow_mut().push_back(order),
                 pump::Sent::Note(note) => self.note(&note),
             }
         }
@@ -267,6 +294,7 @@ impl House {
         self.board.apply(note);
         match note {
             Note::Gone(partitions) => self.gone_us.borrow_mut().extend(partitions.iter().map(|partition| (*partition, u64::MAX))),
+            Note::Copying(partition) => _ = self.gone_us.borrow_mut().remove(partition),
             // A process that sleeps, or commits nothing, gives nothing up meanwhile.
             Note::Committed(_) => {
                 let now_us = self.common.cluster.now_us();
@@ -326,7 +354,8 @@ impl House {
         let (partition, object) = &self.common.objects[self.chance(self.common.objects.len() as u64) as usize];
         let number = self.route.worker(self.route.hash(*partition, object));
         let standing = self.standing();
-        if !standing.partitions.contains_key(partition) && self.is_long_gone(*partition) {
+        let is_here = standing.partitions.contains_key(partition) || standing.copies.contains_key(partition);
+        if !is_here && self.is_long_gone(*partition) {
             if let Some(Some(published)) = answer(&mut workers[number], *partition, object) {
                 self.violated(format!("S7: process {} gave up partition {partition}, and has {object} still: {published:?}", self.process));
             }
@@ -424,13 +453,7 @@ impl House {
     /// The restore thread, and the one that delivers.
     pub(crate) fn restore(&self) {
         let Some(checkpoint) = self.await_part(&self.checkpoint) else { return };
-        let settings = RestoreSettings {
-            house: "simulated".to_owned(),
-            start: statehouse::config::Start::Earliest,
-            batch_rows: self.common.batch_rows,
-            route: self.route.clone(),
-        };
-        let mut restore = Restore::new(settings, checkpoint);
+        let mut restore = Restore::new(self.restore_settings(), checkpoint);
         let mut waiting: VecDeque<Request> = VecDeque::new();
         while !self.is_over() {
             waiting.extend(std::mem::take(&mut *self.requests.borrow_mut()).into_values());
@@ -460,6 +483,56 @@ impl House {
         }
     }
 
+    fn restore_settings(&self) -> RestoreSettings {
+        RestoreSettings {
+            house: "simulated".to_owned(),
+            start: statehouse::config::Start::Earliest,
+            batch_rows: self.common.batch_rows,
+            route: self.route.clone(),
+        }
+    }
+
+    /// The thread that keeps copies.
+    pub(crate) fn keep_copies(&self) {
+        let Some(log) = self.await_part(&self.standby).filter(|_| self.common.copies > 0) else { return };
+        let settings = StandbySettings {
+            restore: self.restore_settings(),
+            partitions: self.common.partitions,
+            copies: self.common.copies,
+            look_every: LOOK_EVERY,
+            doubt_pause: DOUBT_PAUSE,
+        };
+        let cluster = self.common.cluster.clone();
+        let mut standby = Standby::new(settings, log, Box::new(move || now(&cluster)));
+        let mut deliver = |delivery| self.deliver_one(delivery);
+        while !self.is_over() {
+            loop {
+                let Some(order) = self.orders.borrow_mut().pop_front() else { break };
+                if standby.order(order, &mut deliver).is_err() {
+                    return;
+                }
+            }
+            if let Some(wanted) = standby.look() {
+                *self.wanted.borrow_mut() = Some(wanted);
+            }
+            if standby.turn(&mut deliver).is_err() {
+                return;
+            }
+            self.common.seen.borrow_mut().takeovers += standby.taken_over().len() as u64;
+        }
+    }
+
+    fn deliver_one(&self, delivery: Delivery) -> Result<(), Gone> {
+        while self.deliveries.borrow().len() >= DELIVERIES_MAX && !self.is_over() {
+            self.wait(500);
+        }
+        if self.is_over() {
+            return Err(Gone);
+        }
+        self.deliveries.borrow_mut().push_back(delivery);
+        Ok(())
+    }
+
     fn restored(&self, partition: Partition, begun_us: u64) {
         let mut seen = self.common.seen.borrow_mut();
         seen.restores += 1;
@@ -480,6 +553,12 @@ impl House {
             self.deliveries.borrow_mut().push_back(delivery);
         }
     }
+}
+
+/// By clocks that are right.
+fn now(cluster: &Cluster) -> Now {
+    let us = cluster.now_us();
+    Now { wall_ms: BEGIN_MS + (us / 1_000) as Millis, monotonic: Duration::from_micros(us) }
 }
 
 fn answer(worker: &mut Worker, partition: Partition, object: &str) -> Option<Option<Published>> {

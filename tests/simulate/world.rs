@@ -32,6 +32,8 @@ const STACK_WORDS: usize = 1 << 17;
 pub(crate) struct Outcome {
     pub(crate) events: u64,
     pub(crate) faults: u64,
+    /// How often a copy went on as its partition's state, and was spared by a new beginning.
+    pub(crate) copies: (u64, u64),
     pub(crate) wrong: Vec<String>,
 }
 
@@ -47,6 +49,7 @@ struct Shape {
     min_interval_ms: u64,
     piece_bytes: usize,
     batch_rows: usize,
+    copies: usize,
     records: u64,
     trouble_us: u64,
     faults: u64,
@@ -85,6 +88,7 @@ impl Shape {
             min_interval_ms: [1, 5, 20, 60][dice.below(4)],
             piece_bytes: [300, 2_000, 900_000][dice.below(3)],
             batch_rows: [1, 5, 1_000][dice.below(3)],
+            copies: dice.below(3),
             records: dice.from(60, 160),
             trouble_us,
             faults: dice.from(3, 11),
@@ -172,10 +176,12 @@ pub(crate) fn run(seed: u64, traced: bool) -> Outcome {
         plan: shape.plan(),
         decoder: Arc::new(Decoder::new(&SourceConfig::default()).expect("a good source")),
         objects,
+        partitions: shape.options.partitions,
         max_records: shape.max_records,
         min_interval_ms: shape.min_interval_ms,
         piece_bytes: shape.piece_bytes,
         batch_rows: shape.batch_rows,
+        copies: shape.copies,
         peace: Cell::new(false),
         seen: RefCell::default(),
     });
@@ -208,14 +214,16 @@ pub(crate) fn run(seed: u64, traced: bool) -> Outcome {
     world.cluster.say("history", || {
         let failed = seen.failed_epochs;
         format!(
-            "{} records, {} epochs, {failed} failed, {} restores, {} answers",
+            "{} records, {} epochs, {failed} failed, {} restores, {} takeovers from copies, {} copies spared, {} answers",
             world.script.borrow().len(),
             seen.epochs,
             seen.restores,
+            seen.takeovers,
+            seen.spared,
             seen.samples.len()
         )
     });
-    Outcome { events, faults: *world.faults.borrow(), wrong }
+    Outcome { events, faults: *world.faults.borrow(), copies: (seen.takeovers, seen.spared), wrong }
 }
 
 impl World {
@@ -333,13 +341,14 @@ impl World {
         let name = format!("process-{}", self.houses.borrow().len());
         let house = House::new(&self.common, &name, self.shape.workers);
         self.cluster.say(&name, || "starts".to_owned());
-        let [pump, work, commit, restore] = house.bells.clone();
+        let [pump, work, commit, restore, standby] = house.bells.clone();
         let here = || Rc::clone(&house);
-        let (a, b, c, d) = (here(), here(), here(), here());
+        let (a, b, c, d, e) = (here(), here(), here(), here(), here());
         self.spawn(house.process, pump, move || a.pump());
         self.spawn(house.process, work, move || b.work());
         self.spawn(house.process, commit, move || c.commit());
         self.spawn(house.process, restore, move || d.restore());
+        self.spawn(house.process, standby, move || e.keep_copies());
         self.houses.borrow_mut().push(house);
     }
 

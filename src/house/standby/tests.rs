@@ -1,21 +1,30 @@
 //! The loop of the copies over a made-up log: what it delivers, and when it doubts.
 
-use std::sync::{Mutex, atomic::AtomicBool};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ahash::RandomState;
 use crossbeam_channel::{bounded, unbounded};
 use statehouse_dataflows::{
     digest::row_hash,
     rows::Rows,
-    vocabulary::{Report, Row, RowValue},
+    vocabulary::{Offset, Report, Row, RowValue},
 };
 
 use super::*;
 use crate::{
     chunk,
-    house::SystemClock,
-    log::{Checkpoint, Peer, Peers, Start, Tail},
+    house::{Clock, SystemClock},
+    log::{self, Checkpoint, LogError, Peer, Peers, Progress, Start, Tail, Tailed},
+    message::{Delivered, Request},
+    restore::RestoreSettings,
     route::Route,
+    standby::StandbySettings,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -130,25 +139,18 @@ impl Bench {
         let (wanted, wants) = bounded(1);
         let (deliver, deliveries) = unbounded();
         let committed = Answers::default();
-        let thread = StandbyThread {
-            settings: RestoreSettings {
-                house: "test".into(),
-                start: Start::Latest,
-                batch_rows: 10,
-                route: Route::new(RandomState::new(), 1),
-            },
-            log: Standby {
-                tail: Box::new(Scripted { come: comes, asked: ask, end: END, place: None }),
-                peers: Box::new(Two),
-                checkpoint: Box::new(Committed(Arc::clone(&committed))),
-            },
-            of: (4, 1),
-            orders: ordered,
-            wanted,
-            deliver,
-            clock: Arc::new(SystemClock::default()),
-            metrics: Metrics::new(),
+        let restore =
+            RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows: 10, route: Route::new(RandomState::new(), 1) };
+        let log = log::Standby {
+            tail: Box::new(Scripted { come: comes, asked: ask, end: END, place: None }),
+            peers: Box::new(Two),
+            checkpoint: Box::new(Committed(Arc::clone(&committed))),
         };
+        let clock = SystemClock::default();
+        let (look_every, doubt_pause) = (Duration::from_secs(2), Duration::from_secs(5));
+        let settings = StandbySettings { restore, partitions: 4, copies: 1, look_every, doubt_pause };
+        let standby = Standby::new(settings, log, Box::new(move || clock.now()));
+        let thread = StandbyThread { standby, orders: ordered, wanted, deliver, metrics: Metrics::new() };
         let thread = std::thread::spawn(move || thread.run());
         let bench = Self { orders, come, asked, wanted: wants, deliveries, committed, cancelled: Arc::default() };
         story(&bench);

@@ -48,7 +48,8 @@ pub(super) struct KafkaSource {
     settings: Arc<Settings>,
     ownership: Arc<Ownership>,
     consumer: Arc<BaseConsumer<Member>>,
-    readers: Arc<Mutex<Readers>>,
+    /// To be tended.
+    readers: Vec<Arc<Mutex<Readers>>>,
     /// Of the assigned partitions.
     queues: BTreeMap<Partition, PartitionQueue<Member>>,
     /// The partitions that were begun.
@@ -93,7 +94,7 @@ impl KafkaSource {
         settings: Arc<Settings>,
         ownership: Arc<Ownership>,
         member: (Arc<BaseConsumer<Member>>, Arc<Wake>),
-        readers: Arc<Mutex<Readers>>,
+        readers: Vec<Arc<Mutex<Readers>>>,
     ) -> Self {
         let (consumer, wake) = member;
         Self {
@@ -339,9 +340,7 @@ impl KafkaSource {
             return;
         }
         self.tended = Instant::now();
-        if let Ok(readers) = self.readers.try_lock() {
-            readers.tend();
-        }
+        self.readers.iter().filter_map(|readers| readers.try_lock().ok()).for_each(|readers| readers.tend());
     }
 
     /// Steps of a rebalance that wait for an answer would hold up the close.

@@ -111,6 +111,12 @@ impl Group {
         self.members.values().map(|member| member.instance.clone()).collect()
     }
 
+    /// Who is in it, with what each was given; none while it rebalances.
+    pub(super) fn owners(&self) -> Option<Vec<(String, BTreeSet<Partition>)>> {
+        let owners = self.members.values().map(|member| (member.instance.clone(), member.given.clone()));
+        self.joining_since_us.is_none().then(|| owners.collect())
+    }
+
     pub(super) fn validate(&self, membership: &Membership) -> Result<(), Refused> {
         let Membership { member, generation } = membership;
         if *generation < 0 && (self.members.is_empty() || member.is_empty()) {
