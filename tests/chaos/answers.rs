@@ -22,7 +22,8 @@ pub(crate) struct Answer {
     pub(crate) lag_ms: Option<Millis>,
     pub(crate) sent_ms: Millis,
     pub(crate) received_ms: Millis,
-    pub(crate) instance: usize,
+    /// Who answered, by its id.
+    pub(crate) instance: String,
     pub(crate) what: What,
 }
 
@@ -152,10 +153,9 @@ impl Past {
 
     /// Whether another instance had gone on before the answer was asked for.
     fn is_overtaken(&self, at: usize, answer: &Answer) -> bool {
-        // Of cuts with the same offset the last of its instance: they are as good as each other.
-        let owner = &self.cuts[at].instance;
+        // At the same offset two may stand, of whom one took over from the other: they are as good as each other.
         let mut later = self.cuts.iter().skip(at + 1).take_while(|cut| cut.times.seen_ms < answer.sent_ms);
-        later.any(|cut| cut.instance != *owner && Some(cut.next_offset) > answer.position)
+        later.any(|cut| cut.instance != answer.instance && Some(cut.next_offset) > answer.position)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     thread,
@@ -27,6 +27,8 @@ pub(crate) struct Life {
     /// Tells lives apart, also of one slot.
     pub(crate) number: usize,
     pub(crate) address: String,
+    /// What it calls itself, once that was asked.
+    pub(crate) id: OnceLock<String>,
     child: Mutex<Child>,
     paused: AtomicBool,
     /// When it was killed; 0: it was not.
@@ -141,7 +143,14 @@ impl Instances {
             assert!(begun.elapsed() < PATIENCE, "instance {slot} does not listen:\n{said}");
             thread::sleep(Duration::from_millis(5));
         };
-        let life = Life { number, address, child: Mutex::new(child), paused: AtomicBool::new(false), killed_ms: AtomicI64::new(0) };
+        let life = Life {
+            number,
+            address,
+            id: OnceLock::new(),
+            child: Mutex::new(child),
+            paused: AtomicBool::new(false),
+            killed_ms: AtomicI64::new(0),
+        };
         self.lives()[slot] = Some(Arc::new(life));
     }
 

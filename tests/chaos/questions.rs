@@ -52,6 +52,7 @@ pub(crate) fn ask(
         // Mostly of those that are spoken of most.
         let number = if dice.roll(2) == 0 { dice.roll(objects / 100 + 1) } else { dice.roll(objects) };
         let object = object(number);
+        let Some(instance) = id(&agent, &life) else { continue };
         let reports = dice.roll(4) == 0;
         let page = dice.roll(20) == 0;
         let path = match (page, reports) {
@@ -69,7 +70,7 @@ pub(crate) fn ask(
             lag_ms: heads.lag_ms,
             sent_ms,
             received_ms,
-            instance: life.number,
+            instance: instance.clone(),
             what,
         };
         let partition = murmur2_partition(object.as_bytes(), partitions);
@@ -93,6 +94,16 @@ pub(crate) fn ask(
             }
         }
     }
+}
+
+/// What an instance calls itself in what it commits, too.
+fn id(agent: &Agent, life: &Life) -> Option<String> {
+    if let Some(known) = life.id.get() {
+        return Some(known.clone());
+    }
+    let (_, _, value) = get(agent, life, "instances")?;
+    let here = value["here"].as_str().filter(|here| !here.is_empty())?; // it may not be open yet
+    Some(life.id.get_or_init(|| here.to_owned()).clone())
 }
 
 struct Heads {
