@@ -27,6 +27,9 @@ fn main() -> ExitCode {
         let at = arguments.iter().position(|argument| argument == name);
         at.map_or(default, |at| arguments.get(at + 1).and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{name} takes a number")))
     };
+    let known = ["--kills", "--minutes", "--seed", "--rate", "--objects"];
+    let unknown = arguments.iter().step_by(2).find(|argument| !known.contains(&argument.as_str()));
+    assert!(unknown.is_none(), "{unknown:?} is none of {known:?}, each of which takes a number");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     let kills = number("--kills", 200) as usize;
     let options = Options {

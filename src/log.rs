@@ -328,7 +328,8 @@ pub trait Tail: Send {
     /// Hands what has come to `each`, waiting at most `wait` for the first of it. Records of one partition come in the order of their offsets.
     fn poll(&mut self, wait: Duration, each: &mut dyn FnMut(Tailed<'_>));
 
-    /// The offset after all that is committed of the partition, as its leader says now; none: it doesn't answer.
+    /// An offset before which all stands that is committed of the partition now, as its leader says; none: it doesn't answer. What stands
+    /// there may be open yet: the marker of a transaction that is committed can be late.
     fn end(&mut self, partition: Partition) -> Option<Offset>;
 
     /// The offset before which everything that is committed of a followed partition has come, what is no record passed over; none: not known.

@@ -102,6 +102,8 @@ impl Worker {
     /// Takes a notice: L moves, or a question is answered as of L.
     pub fn notice(&mut self, notice: Notice) {
         match notice {
+            // Of what was there before everything was dropped: it comes too late to be of any use.
+            Notice::Committed(last, _) if last < self.engine.last_committed() => {}
             Notice::Committed(last, asks) => {
                 self.engine.committed(last);
                 self.asks = asks;

@@ -148,6 +148,13 @@ impl House {
         (answer.status().as_u16(), lag)
     }
 
+    /// How many partitions have no owner that this instance knows of.
+    fn without_owner(&self, of: &Program) -> usize {
+        let mut answer = self.agent.get(format!("http://{}/v1/instances", of.address)).call().expect("an answer");
+        let value: serde_json::Value = serde_json::from_str(&answer.body_mut().read_to_string().expect("text")).expect("JSON");
+        value["without_owner"].as_array().expect("a list").len()
+    }
+
     fn check_sink(&self) {
         let (expected, published) = (sink::expected(&self.config), sink::published(&self.config));
         sink::compare(&published, &expected, &format!("STATEHOUSE_SEED={}", self.seed));
@@ -232,8 +239,8 @@ fn a_rolling_restart_under_load_loses_nothing_and_a_changed_rule_counts_in_the_e
     Watch::new(&house.config).wait_until_applied();
     house.check_sink();
 
-    // An epoch that is in flight as the group changes is refused, and copies begin anew after that: only while nothing is committed every
-    // takeover is from a copy. There is nobody but those who have them.
+    // An epoch that is in flight as the group changes is refused, and what was owned before is restored: only while nothing is committed
+    // nothing is. There is nobody but those who have copies.
     house.wait_for_copies(&programs, 2);
     house.wait_until_idle(&programs);
     let old = programs.remove(0);
@@ -241,6 +248,9 @@ fn a_rolling_restart_under_load_loses_nothing_and_a_changed_rule_counts_in_the_e
     let [taken_over, restored] = counted();
     old.terminate();
     house.wait_for("a takeover from a copy", || counted()[0] > taken_over);
+    for program in &programs {
+        house.wait_for("everybody to know who owns what", || house.without_owner(program) == 0);
+    }
     assert_eq!(counted()[1].to_bits(), restored.to_bits(), "STATEHOUSE_SEED={}: and nothing was restored", house.seed);
     programs.insert(0, Program::serve(&same));
     programs[0].wait_until_ready(&house.agent);

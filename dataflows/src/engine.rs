@@ -184,6 +184,12 @@ impl Engine {
         self.collect(asks)
     }
 
+    /// L.
+    #[must_use]
+    pub fn last_committed(&self) -> Seq {
+        self.committed
+    }
+
     /// Everything up to `last`, inclusive, is committed: questions see it, arrangements compact to it, ids unused since are free.
     pub fn committed(&mut self, last: Seq) {
         debug_assert!(self.committed <= last && last < self.closed_end, "only closed epochs are committed, in order");

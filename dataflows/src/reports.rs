@@ -15,7 +15,7 @@ mod object;
 mod restored;
 mod swings;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use hashbrown::HashTable;
 use prefetch_index::prefetch_index;
@@ -394,11 +394,14 @@ impl Reports {
         });
     }
 
-    /// The objects of a partition of which there is anything.
-    pub(crate) fn of(&self, partition: Partition) -> Vec<ObjectId> {
-        let is_its = |object: &&Object| object.partition == partition && (object.posted().is_some() || !object.agents.is_empty());
-        let its = self.objects.iter().enumerate().filter(|(_, object)| object.as_ref().is_some_and(|object| is_its(&object)));
-        its.map(|(id, _)| id as ObjectId).collect()
+    /// The objects of each of these partitions of which there is anything.
+    pub(crate) fn of(&self, partitions: impl Iterator<Item = Partition>) -> BTreeMap<Partition, Vec<ObjectId>> {
+        let mut of: BTreeMap<_, Vec<_>> = partitions.map(|partition| (partition, Vec::new())).collect();
+        for (id, object) in self.objects.iter().enumerate() {
+            let Some(object) = object.as_ref().filter(|object| object.posted().is_some() || !object.agents.is_empty()) else { continue };
+            of.entry(object.partition).and_modify(|ids| ids.push(id as ObjectId));
+        }
+        of
     }
 
     pub(crate) fn object(&self, id: ObjectId) -> &Object {

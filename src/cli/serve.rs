@@ -113,6 +113,12 @@ async fn served(mut serving: Serving, house: &HouseHandle, close: oneshot::Sende
 
 /// Where other instances are told to ask this one.
 fn advertised(config: &Config, bound: SocketAddr) -> Option<PeerUrl> {
+    if config.log == LogKind::Kafka && config.http.tokens.is_some() && config.http.peer_secret.is_none() {
+        tracing::warn!(
+            "http.tokens is set and http.peer_secret is not: other instances are neither asked nor redirected to, and this one answers, lists \
+             and counts only what it owns; set http.peer_secret to a file with a secret that all instances share"
+        );
+    }
     if config.http.advertise.is_some() {
         return config.http.advertise.clone();
     }
@@ -122,7 +128,8 @@ fn advertised(config: &Config, bound: SocketAddr) -> Option<PeerUrl> {
             if config.log == LogKind::Kafka {
                 tracing::warn!(
                     "http.listen = \"{bound}\": {why}, so other instances can't ask this one about what it owns; set http.advertise to where \
-                     they reach it, such as \"http://node-1:{}\"",
+                     they reach it, such as \"{}://node-1:{}\"",
+                    if config.http.tls.certificate.is_some() { "https" } else { "http" },
                     bound.port()
                 );
             }

@@ -181,7 +181,7 @@ impl PumpThread {
 
     /// Requests never make the pump wait: the latest of each partition waits here.
     fn pass_on(&mut self, out: &mut Vec<pump::Sent>, waiting: &mut BTreeMap<Partition, Request>) -> Result<(), Gone> {
-        let moves = |sent: &pump::Sent| matches!(sent, pump::Sent::Note(Note::Restoring(_) | Note::Gone(_)));
+        let moves = |sent: &pump::Sent| matches!(sent, pump::Sent::Note(Note::Restoring(_) | Note::TakingOver(_) | Note::Gone(_)));
         let has_moved = out.iter().any(moves);
         for sent in out.drain(..) {
             match sent {

@@ -346,7 +346,7 @@ fn after_a_loss_answers_stay_until_the_group_is_joined_again() {
     let mut told = bench.polled(Polled::Assigned(vec![1, 2]));
     told.extend(bench.turn());
     let expected =
-        ["Restoring(2)", "Adrift(None)", "Gone([0])", "Restoring(1)", "restore 1", "Restoring(2)", "restore 2", "reset 1 [1, 2]"];
+        ["Restoring(2)", "Gone([0])", "Restoring(1)", "restore 1", "Restoring(2)", "restore 2", "Adrift(None)", "reset 1 [1, 2]"];
     assert_eq!(told, expected);
 }
 
@@ -361,7 +361,7 @@ fn a_loss_while_the_log_recovers_changes_nothing_for_those_who_ask() {
     assert_eq!(bench.polled(Polled::Assigned(vec![0])), Vec::<String>::new(), "it is still asked at L");
     assert_eq!(bench.turn(), Vec::<String>::new(), "the log is not there yet");
     bench.resolved(Resolved::Recovered);
-    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "reset 1 [0]"]);
+    assert_eq!(bench.turn(), ["Restoring(0)", "restore 0", "Adrift(None)", "reset 1 [0]"]);
 }
 
 #[test]
@@ -371,7 +371,7 @@ fn a_group_joined_again_with_nothing_to_own_ends_the_answers() {
     bench.turn();
     assert_eq!(bench.turn(), Vec::<String>::new());
     bench.polled(Polled::Assigned(vec![]));
-    assert_eq!(bench.turn(), ["Adrift(None)", "Gone([0])", "reset 1 []"]);
+    assert_eq!(bench.turn(), ["Gone([0])", "Adrift(None)", "reset 1 []"]);
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn what_is_kept_after_a_loss_of_some_is_restored_at_once() {
     let mut bench = Bench::live(&[0, 1], 100);
     bench.records(1, &[(10, 0)]);
     bench.polled(Polled::Revoked { partitions: vec![1], lost: true });
-    assert_eq!(bench.turn(), ["Adrift(None)", "Gone([1])", "Restoring(0)", "restore 0", "reset 1 [0]"]);
+    assert_eq!(bench.turn(), ["Gone([1])", "Restoring(0)", "restore 0", "Adrift(None)", "reset 1 [0]"]);
     assert_eq!(bench.calls(), ["suspend 0", "release [1]"]);
 }
 
@@ -399,7 +399,7 @@ fn a_failed_epoch_leads_to_a_restore_of_everything_owned() {
     assert_eq!(bench.calls(), ["release [1]"]);
     bench.polled(Polled::Assigned(vec![2]));
     bench.resolved(Resolved::Recovered);
-    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "Restoring(2)", "restore 2", "reset 1 [0, 2]"]);
+    assert_eq!(bench.turn(), ["Restoring(0)", "restore 0", "Restoring(2)", "restore 2", "Adrift(None)", "reset 1 [0, 2]"]);
     let progress = Some(Progress { n: 5, digest: 6, start: 0 });
     bench.deliver(0, Delivered::Begin(Standpoint { next_offset: 11, progress, rotation: Arc::default(), clock_ms: Some(DAY), event: 8 }));
     assert_eq!(bench.deliver(0, Delivered::End), ["compare 0/8: 5+1 @0"], "seqs go on");
@@ -452,7 +452,7 @@ fn what_is_leaving_is_not_restored_again() {
     assert_eq!(bench.polled(Polled::Revoked { partitions: vec![1], lost: false }), Vec::<String>::new(), "it waits for the epoch");
     bench.resolved(Resolved::Failed);
     bench.resolved(Resolved::Recovered); // both before the next turn
-    assert_eq!(bench.turn(), ["Adrift(None)", "Restoring(0)", "restore 0", "reset 1 [0]", "Gone([1])"]);
+    assert_eq!(bench.turn(), ["Gone([1])", "Restoring(0)", "restore 0", "Adrift(None)", "reset 1 [0]", "Gone([1])"]);
     assert_eq!(bench.calls(), ["suspend 0", "suspend 1", "release [1]"]);
 }
 

@@ -1,6 +1,7 @@
 //! A new beginning after a failure, which spares copies: they are in no transaction, so nothing that failed is in them.
 //!
-//! Everything else goes with the old engine, what is open included. Known limit: while it lasts, what is spared stands in memory twice.
+//! Everything else goes with the old engine, what is open included. Known limits: while it lasts, what is spared stands in memory twice; and
+//! it is done at once, while the worker does nothing else.
 
 use std::sync::Arc;
 
@@ -19,17 +20,17 @@ impl Engine {
     #[must_use]
     pub fn anew(&mut self, spared: &[Run]) -> Self {
         let mut next = Self::new(Arc::clone(&self.plan));
-        let (Some(first), Some(last)) = (spared.first(), spared.last()) else { return next };
+        let Some(first) = spared.first() else { return next };
         self.close(first.first);
-        let mut maker = Maker::default();
+        let (mut maker, of) = (Maker::default(), self.reports.of(spared.iter().map(|run| run.partition)));
         for run in spared {
             next.run(*run);
-            for objects in self.reports.of(run.partition).chunks(BATCH_OBJECTS) {
+            for objects in of[&run.partition].chunks(BATCH_OBJECTS) {
                 self.hand_over(objects, &mut maker, (&mut next, *run));
             }
+            next.close(run.end()); // so that what waits for the dataflow is one partition's
+            next.committed(run.first);
         }
-        next.close(last.end());
-        next.committed(last.first);
         next
     }
 

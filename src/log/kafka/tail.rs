@@ -54,18 +54,20 @@ impl KafkaTail {
     fn lost(&self, each: &mut dyn FnMut(Tailed<'_>)) {
         let mut answers = true;
         for partition in &self.followed {
+            let place = self.place(*partition); // before its end is asked, which moves on
             // Leaders that don't answer are asked once.
-            let begin = answers.then(|| self.ends(*partition)).flatten().map(|(begin, _)| begin);
-            answers &= begin.is_some();
-            let is_there = begin.zip(self.place(*partition)).is_some_and(|(begin, place)| begin <= place);
+            let ends = answers.then(|| self.ends(*partition)).flatten();
+            answers &= ends.is_some();
+            let is_there = ends.zip(place).is_some_and(|((begin, end), place)| (begin..=end).contains(&place));
             if !is_there {
                 each(Tailed::Lost(*partition));
             }
         }
     }
 
+    /// Without regard to transactions: the marker of one that is committed may come later.
     fn ends(&self, partition: Partition) -> Option<(Offset, Offset)> {
-        lock(&self.readers).watermarks((&self.topic, partition), View::Stable, ASK).ok()
+        lock(&self.readers).watermarks((&self.topic, partition), View::Uncommitted, ASK).ok()
     }
 
     fn refused(&self, error: &KafkaError) -> LogError {
@@ -76,7 +78,9 @@ impl KafkaTail {
 impl Tail for KafkaTail {
     fn follow(&mut self, partition: Partition) -> Result<(), LogError> {
         let mut place = TopicPartitionList::new();
-        let placed = place.add_partition_offset(&self.topic, partition, Place::Beginning);
+        // The client's own idea of where a partition begins may be of before, when it last read it.
+        let begin = self.ends(partition).map_or(Place::Beginning, |(begin, _)| Place::Offset(begin));
+        let placed = place.add_partition_offset(&self.topic, partition, begin);
         placed.and_then(|()| self.consumer.incremental_assign(&place)).map_err(|error| self.refused(&error))?;
         self.followed.insert(partition);
         Ok(())

@@ -86,7 +86,7 @@ impl Tail for SimulatedTail {
     fn end(&mut self, partition: Partition) -> Option<Offset> {
         let answer = self.link.call("end of a tail", |state| {
             let is_leaderless = state.leaderless_until_us.get(&partition).is_some_and(|until_us| *until_us > state.now_us);
-            (!is_leaderless).then(|| state.log(Topic::Checkpoint, partition).stable_end())
+            (!is_leaderless).then(|| state.log(Topic::Checkpoint, partition).end())
         });
         answer.ok().flatten()
     }
