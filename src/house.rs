@@ -226,7 +226,12 @@ impl Stages<'_> {
         }
     }
 
-    fn standby(&self, log: log::Standby, partitions: Partition, deliver: Sender<Delivery>) -> Result<(JoinHandle<()>, Copies), HouseError> {
+    fn standby(
+        &self,
+        log: log::StandbyLog,
+        partitions: Partition,
+        deliver: Sender<Delivery>,
+    ) -> Result<(JoinHandle<()>, Copies), HouseError> {
         let (orders, ordered) = bounded(ORDERS_MAX);
         let (wanted, wants) = bounded(1);
         let settings = StandbySettings {

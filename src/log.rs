@@ -46,7 +46,7 @@ pub struct Log {
     /// For HTTP writes.
     pub appender: Arc<dyn Appender>,
     /// For copies of others' partitions, where there can be others and copies are wanted.
-    pub standby: Option<Standby>,
+    pub standby: Option<StandbyLog>,
     /// For how long after [`Source::heard`] no other instance can own what is ours; none: none ever can.
     pub lease: Option<Duration>,
     /// Who else runs the house, and where it is asked.
@@ -54,7 +54,7 @@ pub struct Log {
 }
 
 /// What warm copies of partitions that others own are kept with.
-pub struct Standby {
+pub struct StandbyLog {
     /// Where they come from.
     pub tail: Box<dyn Tail>,
     /// Who the others are.

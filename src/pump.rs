@@ -239,7 +239,7 @@ impl Pump {
             self.copied(delivery, out);
             return Ok(());
         };
-        if line.number != delivery.number || !matches!(line.phase, Phase::Restoring | Phase::Proving) || line.leaving {
+        if line.number != delivery.number || !line.is_coming_back() || line.leaving {
             return Ok(());
         }
         match delivery.what {
@@ -328,9 +328,6 @@ impl Pump {
         let wall_ms = self.wall.read(now);
         self.note_clock(out);
         let is_patient = now.monotonic < self.patient_until;
-        if self.dropped && !is_patient && !self.recovering && !self.in_flight && (self.joined || !self.lines.is_empty()) {
-            self.begin_anew(out);
-        }
         if self.may_feed() {
             self.compare_all(out)?;
             self.feed((wall_ms, now.wall_ms.max(wall_ms)), out);
@@ -341,6 +338,9 @@ impl Pump {
         }
         if !self.releases.is_empty() && !self.in_flight && !is_patient {
             self.let_go(now, out)?;
+        }
+        if self.may_begin_anew() && !is_patient {
+            self.begin_anew(out);
         }
         if self.is_cut_due(now) {
             self.cut(now, out);
@@ -472,6 +472,12 @@ impl Pump {
 
     fn may_feed(&self) -> bool {
         !self.dropped && !self.stopping && self.releases.is_empty()
+    }
+
+    /// What is leaving is let go first: nothing of it is restored, and what the source refuses to let go is asked again without a new beginning.
+    fn may_begin_anew(&self) -> bool {
+        let is_resolved = !self.recovering && !self.in_flight && self.releases.is_empty();
+        self.dropped && is_resolved && (self.joined || !self.lines.is_empty())
     }
 
     fn has_events(&self) -> bool {

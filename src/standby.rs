@@ -59,19 +59,10 @@ pub struct Census {
     pub oldest: Duration,
 }
 
-/// What became of a copy that was to be taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TakenOver {
-    /// Of which partition.
-    pub partition: Partition,
-    /// What it took to prove it.
-    pub elapsed: Duration,
-}
-
 /// See the module. Times are those of the monotonic clock.
 pub struct Standby {
     settings: StandbySettings,
-    log: log::Standby,
+    log: log::StandbyLog,
     now: Box<dyn Fn() -> Now + Send>,
     kept: BTreeMap<Partition, Kept>,
     /// Copies to be begun.
@@ -82,12 +73,12 @@ pub struct Standby {
     looked: Option<Duration>,
     /// Of which partitions there are to be copies, as last told.
     told: BTreeSet<Partition>,
-    taken_over: Vec<TakenOver>,
+    taken_over: Vec<Duration>,
 }
 
 impl Standby {
     /// No copy yet.
-    pub fn new(settings: StandbySettings, log: log::Standby, now: Box<dyn Fn() -> Now + Send>) -> Self {
+    pub fn new(settings: StandbySettings, log: log::StandbyLog, now: Box<dyn Fn() -> Now + Send>) -> Self {
         Self {
             settings,
             log,
@@ -160,8 +151,8 @@ impl Standby {
         Census { whole: whole.count(), oldest: ages.max().unwrap_or_default() }
     }
 
-    /// The copies that were taken over since this was last asked.
-    pub fn taken_over(&mut self) -> Vec<TakenOver> {
+    /// What it took to prove each of the copies that were taken over since this was last asked.
+    pub fn taken_over(&mut self) -> Vec<Duration> {
         std::mem::take(&mut self.taken_over)
     }
 
@@ -233,7 +224,7 @@ impl Standby {
             End::Gone => Err(Gone),
             End::TakenOver(elapsed) => {
                 tracing::info!(partition, ?elapsed, "partition taken over from its warm copy");
-                self.taken_over.push(TakenOver { partition, elapsed });
+                self.taken_over.push(elapsed);
                 Ok(())
             }
             End::Doubt(why) => {

@@ -55,6 +55,7 @@ impl Serve {
         let entrance = Entrance::new(Access::load(&config.http)?, &metrics, &config.http);
         let (close, closed) = oneshot::channel();
         let listener = runtime.block_on(bind(&config))?;
+        warn_of_missing_secret(&config);
         let (here, secret) = (advertised(&config, listener.local_addr()?), PeerSecret::of(&config.http)?);
         let serving = serve_http(&runtime, listener, &entrance, stop.or(closed))?;
         let Some(log) = open(&config, &stop, &entrance)? else { return Ok(runtime.block_on(serving)??) };
@@ -111,14 +112,18 @@ async fn served(mut serving: Serving, house: &HouseHandle, close: oneshot::Sende
     Ok(serving.await??)
 }
 
-/// Where other instances are told to ask this one.
-fn advertised(config: &Config, bound: SocketAddr) -> Option<PeerUrl> {
+/// Questions between instances carry what they make of the secret, where questions need a token.
+fn warn_of_missing_secret(config: &Config) {
     if config.log == LogKind::Kafka && config.http.tokens.is_some() && config.http.peer_secret.is_none() {
         tracing::warn!(
             "http.tokens is set and http.peer_secret is not: other instances are neither asked nor redirected to, and this one answers, lists \
              and counts only what it owns; set http.peer_secret to a file with a secret that all instances share"
         );
     }
+}
+
+/// Where other instances are told to ask this one.
+fn advertised(config: &Config, bound: SocketAddr) -> Option<PeerUrl> {
     if config.http.advertise.is_some() {
         return config.http.advertise.clone();
     }

@@ -217,4 +217,51 @@ mod tests {
         });
         assert!(proven.recv().is_err(), "nothing else was read");
     }
+
+    /// Partition 0 takes until it is told to be there, the others are fresh.
+    struct Slow(Receiver<()>);
+
+    impl Checkpoint for Slow {
+        fn progress(&mut self, partition: Partition) -> Result<Option<(Offset, Progress)>, LogError> {
+            if partition == 0 {
+                _ = self.0.recv();
+            }
+            Ok(None)
+        }
+        fn start_offset(&mut self, _: Partition, _: Start) -> Result<Offset, LogError> {
+            Ok(0)
+        }
+        fn read(&mut self, _: Partition, _: Offset, _: &mut dyn FnMut(Offset, &[u8]) -> ControlFlow<()>) -> Result<bool, LogError> {
+            unreachable!("there is nothing to read")
+        }
+    }
+
+    #[test]
+    fn partitions_are_read_at_the_same_time() {
+        let (request, requests) = bounded(2);
+        let (read, proven) = bounded(0);
+        let (go_on, told) = bounded(2);
+        let board = Arc::new(Board::default());
+        let ending = Ending::new(Arc::clone(&board));
+        let reader = || {
+            let route = Route::new(RandomState::new(), 1);
+            let settings = RestoreSettings { house: "h".to_owned(), start: Start::Earliest, batch_rows: 1, route };
+            let restore = Restore::new(settings, Box::new(Slow(told.clone())));
+            RestoreThread { restore, requests: requests.clone(), read: read.clone(), board: Arc::clone(&board), metrics: Metrics::new() }
+        };
+        let (one, other) = (reader(), reader());
+        drop((requests, read));
+        for partition in [0, 1] {
+            request.send(Request { partition, number: 1, cancelled: Arc::default() }).unwrap();
+        }
+        drop(request);
+        thread::scope(|scope| {
+            let threads = [one, other].map(|reader| scope.spawn(|| reader.run(&ending)));
+            let next = || proven.recv_timeout(Duration::from_secs(60)).map(|read| read.request.partition);
+            assert_eq!(next(), Ok(1), "while 0 is being read");
+            go_on.send(()).unwrap();
+            assert_eq!(next(), Ok(0));
+            threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        });
+    }
 }

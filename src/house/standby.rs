@@ -47,7 +47,7 @@ impl StandbyThread {
             *untold = Some(copies); // the pump has not taken the last word yet
         }
         standby.turn(&mut deliver)?;
-        standby.taken_over().iter().for_each(|taken_over| metrics.taken_over(taken_over.elapsed));
+        standby.taken_over().into_iter().for_each(|elapsed| metrics.taken_over(elapsed));
         let census = standby.census();
         metrics.copies(census.whole, census.oldest);
         Ok(())

@@ -53,7 +53,7 @@ use self::{
 use crate::{
     config::{Config, Partitioner},
     log::{
-        Checkpoint, Committer, Log, LogError, Standby,
+        Checkpoint, Committer, Log, LogError, StandbyLog,
         partitioner::{crc32_partition, murmur2_partition},
         protocol::{GroupCheckpoint, GroupCommitter, Names, Ownership, Register},
     },
@@ -149,9 +149,9 @@ fn checkpoint(settings: &Arc<Settings>, ownership: &Arc<Ownership>, readers: &Ar
 }
 
 /// With readers of its own: those of the restores are busy while a partition is restored.
-fn standby(settings: &Arc<Settings>, ownership: &Arc<Ownership>) -> Result<Standby, LogError> {
+fn standby(settings: &Arc<Settings>, ownership: &Arc<Ownership>) -> Result<StandbyLog, LogError> {
     let readers = Arc::new(Mutex::new(Readers::new(settings)?));
-    Ok(Standby {
+    Ok(StandbyLog {
         tail: Box::new(KafkaTail::new(settings, readers.clone())?),
         peers: Box::new(KafkaPeers::new(settings.clone(), readers.clone())),
         checkpoint: checkpoint(settings, ownership, &readers),

@@ -40,7 +40,7 @@ use self::{
     tail::{SimulatedPeers, SimulatedTail},
 };
 use super::{
-    AppendDone, AppendError, Appender, Checkpoint, Committer, Log, LogError, Standby,
+    AppendDone, AppendError, Appender, Checkpoint, Committer, Log, LogError, StandbyLog,
     directory::Alone,
     protocol::{GroupCheckpoint, GroupCommitter, Names, Ownership, Register},
 };
@@ -191,7 +191,7 @@ impl Cluster {
             Box::new(GroupCheckpoint::new(names, Arc::clone(&ownership), SimulatedReader(link.clone()), register))
         };
         let (name, restores) = (id.clone(), checkpoint());
-        let standby = Standby {
+        let standby = StandbyLog {
             tail: Box::new(SimulatedTail::new(link.clone())),
             peers: Box::new(SimulatedPeers::new(link.clone(), id.clone())),
             checkpoint: checkpoint(),

@@ -40,14 +40,12 @@ impl Pump {
     /// taken over from its copy. All of that is said before any state goes.
     pub(super) fn begin_anew(&mut self, out: &mut Vec<Sent>) {
         self.dropped = false;
-        let mut gone: Vec<_> = mem::take(&mut self.ghosts).into_iter().filter(|partition| !self.lines.contains_key(partition)).collect();
-        // What is leaving has nothing to commit any more, and is let go in this turn; its state goes now.
-        gone.extend(self.lines.values().filter(|line| line.leaving).map(|line| line.partition));
+        let gone: Vec<_> = mem::take(&mut self.ghosts).into_iter().filter(|partition| !self.lines.contains_key(partition)).collect();
         let spared = self.spare_copies(out);
         if !gone.is_empty() {
             out.push(Sent::Note(Note::Gone(gone)));
         }
-        let is_to_restore = |line: &&Line| !line.leaving && line.phase != Phase::Proving;
+        let is_to_restore = |line: &&Line| line.phase != Phase::Proving;
         let owned: Arc<[Partition]> = self.lines.values().filter(is_to_restore).map(|line| line.partition).collect();
         owned.iter().for_each(|partition| self.request(*partition, out));
         // Only now: before, somebody could take what was said of them for good again.
@@ -83,7 +81,7 @@ impl Pump {
         for partition in &partitions {
             let Some(line) = self.lines.get(partition) else { continue };
             line.cancel();
-            if matches!(line.phase, Phase::Restoring | Phase::Proving) {
+            if line.is_coming_back() {
                 self.give_up(*partition, out);
                 continue;
             }

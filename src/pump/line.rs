@@ -104,6 +104,11 @@ impl Line {
         self.phase == Phase::Live && !self.leaving
     }
 
+    /// Whether its rows are on their way: nothing of it is in any epoch, and deliveries are for it.
+    pub(crate) fn is_coming_back(&self) -> bool {
+        matches!(self.phase, Phase::Restoring | Phase::Proving)
+    }
+
     /// Whether its restore is complete, so that it belongs in every epoch.
     pub(crate) fn is_whole(&self) -> bool {
         matches!(self.phase, Phase::Live | Phase::Starting | Phase::Comparing)

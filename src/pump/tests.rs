@@ -452,7 +452,7 @@ fn what_is_leaving_is_not_restored_again() {
     assert_eq!(bench.polled(Polled::Revoked { partitions: vec![1], lost: false }), Vec::<String>::new(), "it waits for the epoch");
     bench.resolved(Resolved::Failed);
     bench.resolved(Resolved::Recovered); // both before the next turn
-    assert_eq!(bench.turn(), ["Gone([1])", "Restoring(0)", "restore 0", "Adrift(None)", "reset 1 [0]", "Gone([1])"]);
+    assert_eq!(bench.turn(), ["Gone([1])", "Restoring(0)", "restore 0", "Adrift(None)", "reset 1 [0]"]);
     assert_eq!(bench.calls(), ["suspend 0", "suspend 1", "release [1]"]);
 }
 

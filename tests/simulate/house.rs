@@ -118,7 +118,7 @@ pub(crate) struct House {
     deliveries: RefCell<VecDeque<Delivery>>,
     committer: RefCell<Option<Box<dyn Committer>>>,
     checkpoint: RefCell<Option<Box<dyn Checkpoint>>>,
-    standby: RefCell<Option<log::Standby>>,
+    standby: RefCell<Option<log::StandbyLog>>,
     orders: RefCell<VecDeque<Order>>,
     wanted: RefCell<Option<BTreeSet<Partition>>>,
     /// When the first epoch was committed after partitions were given up.

@@ -10,6 +10,7 @@ mod verify;
 mod world;
 
 use std::{
+    any::Any,
     env,
     num::NonZeroUsize,
     ops::Range,
@@ -65,11 +66,11 @@ fn try_out(next: &AtomicU64, end: u64, until_failure: bool) -> Vec<Outcome> {
         if seed >= end {
             return outcomes;
         }
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(seed, false))).unwrap_or_else(|_| Outcome {
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(seed, false))).unwrap_or_else(|panic| Outcome {
             events: 0,
             faults: 0,
             copies: (0, 0),
-            wrong: vec!["a panic, above".to_owned()],
+            wrong: vec![format!("a panic: {}", said(&*panic))],
         });
         let failed = !outcome.wrong.is_empty();
         if failed {
@@ -81,6 +82,11 @@ fn try_out(next: &AtomicU64, end: u64, until_failure: bool) -> Vec<Outcome> {
             return outcomes;
         }
     }
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no text")
 }
 
 fn last_line(seeds: usize, outcomes: &[Outcome]) -> ExitCode {

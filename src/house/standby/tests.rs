@@ -141,7 +141,7 @@ impl Bench {
         let committed = Answers::default();
         let restore =
             RestoreSettings { house: "test".into(), start: Start::Latest, batch_rows: 10, route: Route::new(RandomState::new(), 1) };
-        let log = log::Standby {
+        let log = log::StandbyLog {
             tail: Box::new(Scripted { come: comes, asked: ask, end: END, place: None }),
             peers: Box::new(Two),
             checkpoint: Box::new(Committed(Arc::clone(&committed))),

@@ -101,3 +101,56 @@ impl Entries {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::client::Time, *};
+
+    /// A register with one entry, whose instance is dead from some time on.
+    #[derive(Default)]
+    struct Told {
+        now: Duration,
+        shown: bool,
+        dead_from: Duration,
+        looks: usize,
+        fenced: Vec<String>,
+    }
+
+    impl Time for Told {
+        fn now(&self) -> Duration {
+            self.now
+        }
+        fn pause(&self, _: Duration) {}
+    }
+
+    impl Roll for Told {
+        fn read_on(&mut self, each: &mut dyn FnMut(RawEntry<'_>)) -> Result<(), String> {
+            if !std::mem::replace(&mut self.shown, true) {
+                let entry = serde_json::to_vec(&Entry { transactional_id: "its-id".to_owned(), ..Entry::default() }).unwrap();
+                each((Some(b"other"), Some(&entry)));
+            }
+            Ok(())
+        }
+        fn write(&mut self, _: &str, _: Option<&[u8]>) -> Result<(), String> {
+            Ok(())
+        }
+        fn members(&mut self) -> Result<BTreeSet<String>, String> {
+            self.looks += 1;
+            Ok((self.now < self.dead_from).then(|| "other".to_owned()).into_iter().collect())
+        }
+        fn fence(&mut self, id: &str) -> Result<(), String> {
+            self.fenced.push(id.to_owned());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_look_does_for_all_partitions_of_a_takeover_and_the_next_one_finds_who_died_meanwhile() {
+        let mut register = Register::new(Told { dead_from: Duration::from_millis(100), ..Told::default() }, "own".to_owned());
+        for (now_ms, looks, fenced) in [(0, 1, 0), (200, 1, 0), (499, 1, 0), (500, 2, 1), (600, 2, 1), (1_000, 2, 1)] {
+            register.roll.now = Duration::from_millis(now_ms);
+            register.end_the_dead().unwrap();
+            assert_eq!((register.roll.looks, register.roll.fenced.len()), (looks, fenced), "at {now_ms} ms");
+        }
+    }
+}

@@ -20,6 +20,13 @@ impl Bench {
         bench.deliver(partition, Delivered::End);
         bench
     }
+
+    /// The next epoch is not committed.
+    fn fail(&mut self) {
+        self.pass(5);
+        self.turn();
+        self.resolved(Resolved::Failed);
+    }
 }
 
 #[test]
@@ -99,9 +106,7 @@ fn copies_come_after_our_own_and_go_when_they_are_not_wanted() {
 #[test]
 fn a_failed_commit_spares_whole_copies() {
     let mut bench = Bench::copying(3);
-    bench.pass(5);
-    bench.turn();
-    bench.resolved(Resolved::Failed);
+    bench.fail();
     assert!(!bench.requests[&3].cancelled.load(Ordering::Relaxed) && !bench.pump.wants_deliveries(), "what comes meanwhile waits");
     bench.resolved(Resolved::Recovered);
     assert_eq!(bench.turn(), ["Restoring(0)", "restore 0", "Adrift(None)", "reset 1 [0], spared 3/7: 3+1 @100"]);
@@ -121,9 +126,7 @@ fn a_failed_commit_spares_what_is_being_taken_over() {
     bench.deliver(3, Delivered::Begin(at(1, 20)));
     assert_eq!(bench.deliver(3, Delivered::End), ["compare 3/7: 4+1 @100"]);
     // From here on it is in epochs, and goes with one that fails.
-    bench.pass(5);
-    bench.turn();
-    bench.resolved(Resolved::Failed);
+    bench.fail();
     bench.resolved(Resolved::Recovered);
     let told = bench.turn();
     assert_eq!(told.last().map(String::as_str), Some("reset 2 [0, 3]"), "{told:?}");
@@ -132,9 +135,7 @@ fn a_failed_commit_spares_what_is_being_taken_over() {
 #[test]
 fn what_is_assigned_while_a_commit_is_recovered_from_is_taken_over_from_its_copy() {
     let mut bench = Bench::copying(3);
-    bench.pass(5);
-    bench.turn();
-    bench.resolved(Resolved::Failed);
+    bench.fail();
     assert_eq!(bench.polled(Polled::Assigned(vec![3])), ["TakingOver(3)", "take over 3"]);
     bench.resolved(Resolved::Recovered);
     assert_eq!(bench.turn(), ["Restoring(0)", "restore 0", "Adrift(None)", "reset 1 [0], spared 3/7: 3+1 @100"]);
@@ -145,9 +146,7 @@ fn a_failed_commit_ends_a_copy_that_is_not_whole() {
     let mut bench = Bench::live(&[0], 100);
     bench.pump.keep([3].into());
     bench.turn();
-    bench.pass(5);
-    bench.turn();
-    bench.resolved(Resolved::Failed);
+    bench.fail();
     assert!(bench.requests[&3].cancelled.load(Ordering::Relaxed));
     bench.resolved(Resolved::Recovered);
     assert_eq!(bench.turn(), ["Gone([3])", "Restoring(0)", "restore 0", "Adrift(None)", "reset 1 [0]"]);
