@@ -4,7 +4,7 @@
 //! Two implementations: [`kafka`] (with its files the only place that names the Kafka client; in which order it does things says `protocol`)
 //! and [`local`] (redb). A log is opened once and taken apart into handles, each owned by the one thread that
 //! uses it: pump ([`Source`]), commit ([`Committer`]), restore ([`Checkpoint`]), http ([`Appender`], shared); and, where there are others, what
-//! copies of their partitions are kept with ([`Standby`]). Beside them stands the [`Directory`] of the house's instances.
+//! copies of their partitions are kept with ([`StandbyLog`]). Beside them stands the [`Directory`] of the house's instances.
 
 pub mod directory;
 pub mod kafka;
